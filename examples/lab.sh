@@ -1,0 +1,50 @@
+# lab.sh - what every lab script here begins with: a voice, and the packages it needs.
+#
+# Sourced, never run:  . "$(dirname "$0")/lab.sh"
+
+# say WORD...: one line of progress, on stderr so that stdout stays the script's answer.
+say() { printf '%s\n' "$*" >&2; }
+
+# die WORD...: the last line of a script that cannot go on.
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# need WHY COMMAND:PACKAGE...: makes sure each COMMAND exists, and installs the PACKAGEs of
+# those that do not. What is there already is left alone, so a machine without apt that has
+# everything is as good as a fresh Debian.
+need() {
+    local why=$1 pair packages=() install
+    shift
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
+    done
+    [ ${#packages[@]} -gt 0 ] || return 0
+
+    say "Missing, $why: ${packages[*]}"
+    install="apt-get install --no-install-recommends ${packages[*]}"
+    command -v apt-get >/dev/null ||
+        die "there is no apt-get here; install what Debian calls ${packages[*]}, then run this again."
+    [ "$(id -u)" -eq 0 ] ||
+        die "installing needs root; run \`sudo $install\`, then run this again."
+    say "Installing: $install"
+    # A fresh machine has no package lists, an old one has lists that name packages long gone.
+    apt_quietly update || die "\`apt-get update\` failed; is there a network?"
+    apt_quietly install --yes --no-install-recommends "${packages[@]}" ||
+        die "\`$install\` failed; the reason is above."
+}
+
+# need_cargo: the Rust toolchain is not taken from apt: Debian's is older than this code.
+need_cargo() {
+    command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    command -v cargo >/dev/null ||
+        die "cargo is missing; install Rust 1.90 or newer (https://rustup.rs), then run this again."
+}
+
+# apt_quietly ARGUMENT...: apt-get that asks nothing, waits for another apt to finish, and
+# shows its output only when it failed.
+apt_quietly() {
+    local output
+    output=$(DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null 2>&1) || {
+        say "$output"
+        return 1
+    }
+}
