@@ -71,8 +71,23 @@ impl NetSetup {
                 options.require(&found, operation)?;
                 Ok(Change::Unchanged)
             }
-            answer => answer.map(|_| Change::Changed),
+            answer => {
+                answer?;
+                self.pin_mtu(name, options.mtu).map(|()| Change::Changed)
+            }
         }
+    }
+
+    /// Settles the MTU of a bridge just made, or deletes it again.
+    fn pin_mtu(&self, name: &InterfaceName, mtu: Option<u32>) -> Result<()> {
+        let Some(mtu) = mtu else { return Ok(()) };
+        let Some(made) = self.link(name)? else {
+            return Ok(());
+        };
+        self.set_mtu(name, mtu).map(drop).inspect_err(|_| {
+            // The error that counts is the first.
+            let _ = self.delete_index(made.index, || format!("delete bridge {name} again"));
+        })
     }
 
     /// Makes a bridge with its addresses. If any step fails nothing of it stays.
@@ -129,7 +144,9 @@ impl BridgeOptions {
         let mut message =
             LinkMessageBuilder::<LinkBridge>::new(name.as_str()).address(mac.octets().to_vec());
         if let Some(mtu) = self.mtu {
-            message = message.mtu(mtu);
+            // An MTU in the creating message would only hold until the first port; one set to an
+            // existing bridge holds, if it is a change. So begin one off, for `pin_mtu` to change.
+            message = message.mtu(mtu ^ 1);
         }
         if let Some(stp) = self.stp {
             message = message.append_info_data(InfoBridge::StpState(if stp {
