@@ -5,6 +5,7 @@
 //! from "in the way".
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,8 +13,8 @@ use pnet_base::MacAddr;
 use rtnetlink::packet_core::{DefaultNla, Nla};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoTun, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo as Info, LinkMessage, State,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoMacVtap, InfoTun, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo as Info, LinkMessage, MacVtapMode, State,
 };
 use serde::{Serialize, Serializer};
 
@@ -95,15 +96,17 @@ pub struct LinkInfo {
     /// The bridge's settings, where it is a bridge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bridge: Option<BridgeSettings>,
-    /// The VXLAN's network identifier, where it is one.
+    /// The VXLAN's settings, where it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vni: Option<u32>,
+    pub vxlan: Option<VxlanSettings>,
     /// Index of the master; named by [`LinkInfo::master`].
     #[serde(skip)]
     pub(crate) master_index: Option<u32>,
     /// Index of the link it sits on or is paired with, in whose namespace that is.
     #[serde(skip)]
     pub(crate) lower_index: Option<u32>,
+    #[serde(skip)]
+    pub(crate) macvtap_mode: Option<MacVtapMode>,
 }
 
 /// A tap's settings.
@@ -131,6 +134,19 @@ pub struct BridgeSettings {
     /// How long it remembers where a MAC address was seen.
     #[serde(serialize_with = "seconds")]
     pub ageing: Duration,
+}
+
+/// A VXLAN's settings. What an answer left out is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VxlanSettings {
+    /// Network identifier.
+    pub vni: Option<u32>,
+    /// The other host, or the multicast group.
+    pub remote: Option<IpAddr>,
+    /// This host's address in the tunnel.
+    pub local: Option<IpAddr>,
+    /// UDP port.
+    pub port: Option<u16>,
 }
 
 fn display_option<T: fmt::Display, S: Serializer>(
@@ -192,9 +208,10 @@ impl LinkInfo {
             addresses: Vec::new(),
             tap: None,
             bridge: None,
-            vni: None,
+            vxlan: None,
             master_index: None,
             lower_index: None,
+            macvtap_mode: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -230,8 +247,16 @@ impl LinkInfo {
                     self.bridge = Some(BridgeSettings::from_data(&data))
                 }
                 Info::Data(InfoData::Vxlan(data)) => {
-                    self.vni = data.iter().find_map(|d| match d {
-                        InfoVxlan::Id(vni) => Some(*vni),
+                    // The device a VXLAN leaves by is a setting of its own, not the link's.
+                    self.lower_index = data.iter().find_map(|d| match d {
+                        InfoVxlan::Link(index) => Some(*index),
+                        _ => None,
+                    });
+                    self.vxlan = Some(VxlanSettings::from_data(&data));
+                }
+                Info::Data(InfoData::MacVtap(data)) => {
+                    self.macvtap_mode = data.iter().find_map(|d| match d {
+                        InfoMacVtap::Mode(mode) => Some(*mode),
                         _ => None,
                     });
                 }
@@ -273,6 +298,24 @@ impl BridgeSettings {
                 InfoBridge::StpState(state) => settings.stp = *state != BridgeStpState::Disabled,
                 InfoBridge::VlanFiltering(on) => settings.vlan_filtering = *on,
                 InfoBridge::AgeingTime(ticks) => settings.ageing = CLOCK_TICK * *ticks,
+                _ => {}
+            }
+        }
+        settings
+    }
+}
+
+impl VxlanSettings {
+    fn from_data(data: &[InfoVxlan]) -> Self {
+        let mut settings = Self::default();
+        for attribute in data {
+            match attribute {
+                InfoVxlan::Id(vni) => settings.vni = Some(*vni),
+                InfoVxlan::Group(ip) => settings.remote = Some((*ip).into()),
+                InfoVxlan::Group6(ip) => settings.remote = Some((*ip).into()),
+                InfoVxlan::Local(ip) => settings.local = Some((*ip).into()),
+                InfoVxlan::Local6(ip) => settings.local = Some((*ip).into()),
+                InfoVxlan::Port(port) => settings.port = Some(*port),
                 _ => {}
             }
         }

@@ -11,8 +11,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use nix::errno::Errno;
+use pnet_base::MacAddr;
 
 use crate::error::{Error, Result};
+use crate::mac;
 use crate::name::InterfaceName;
 
 /// The device node every tap is opened through.
@@ -26,7 +28,7 @@ pub const VNET_HEADER_LEN: usize = 12;
 const IFF_TUN_EXCL: libc::c_short = 0x8000_u16.cast_signed();
 
 mod ioctl {
-    use nix::libc::{c_int, ifreq};
+    use nix::libc::{c_int, c_uint, ifreq};
 
     nix::ioctl_readwrite_bad!(
         tunsetiff,
@@ -37,6 +39,12 @@ mod ioctl {
     nix::ioctl_write_int!(tunsetowner, b'T', 204);
     nix::ioctl_write_int!(tunsetgroup, b'T', 206);
     nix::ioctl_write_int!(tunsetoffload, b'T', 208);
+    nix::ioctl_readwrite_bad!(
+        tungetiff,
+        nix::request_code_read!(b'T', 210, size_of::<c_uint>()),
+        ifreq
+    );
+    nix::ioctl_readwrite_bad!(siocgifhwaddr, nix::libc::SIOCGIFHWADDR, ifreq);
     nix::ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, c_int);
 }
 
@@ -90,6 +98,15 @@ pub(crate) struct Opening {
 /// Opens `/dev/net/tun` in the calling thread's network namespace. This decides where a tap will
 /// be, whatever happens to the thread later.
 pub(crate) fn open_device(nonblocking: bool, operation: impl Fn() -> String) -> Result<OwnedFd> {
+    open_node(TUN_DEVICE, nonblocking, operation)
+}
+
+/// Opens a tap's device node for reading and writing.
+pub(crate) fn open_node(
+    device: &str,
+    nonblocking: bool,
+    operation: impl Fn() -> String,
+) -> Result<OwnedFd> {
     let flags = if nonblocking {
         libc::O_CLOEXEC | libc::O_NONBLOCK
     } else {
@@ -99,15 +116,15 @@ pub(crate) fn open_device(nonblocking: bool, operation: impl Fn() -> String) -> 
         .read(true)
         .write(true)
         .custom_flags(flags)
-        .open(TUN_DEVICE)
+        .open(device)
     {
         Ok(file) => Ok(file.into()),
         Err(error) => {
             let errno = errno_of(&error);
-            let reason = why_not_opened(errno);
+            let reason = why_not_opened(device, errno);
             Err(Error::TunDevice {
                 operation: operation(),
-                device: TUN_DEVICE.into(),
+                device: device.into(),
                 reason,
                 errno,
             })
@@ -115,22 +132,32 @@ pub(crate) fn open_device(nonblocking: bool, operation: impl Fn() -> String) -> 
     }
 }
 
-fn why_not_opened(errno: Errno) -> String {
+fn why_not_opened(device: &str, errno: Errno) -> String {
     match errno {
-        Errno::ENOENT => "it does not exist; load the tun module (`modprobe tun`), or in a container have the device \
-                          passed in (`mknod /dev/net/tun c 10 200`)"
+        Errno::ENOENT if device == TUN_DEVICE => {
+            "it does not exist; load the tun module (`modprobe tun`), or in a container have the device passed in \
+             (`mknod /dev/net/tun c 10 200`)"
+                .into()
+        }
+        Errno::ENOENT => "it does not exist; where no udev or devtmpfs makes it, make it from the numbers in \
+                          /sys/class/net/*/macvtap/*/dev"
             .into(),
         Errno::ENODEV | Errno::ENXIO => {
-            "this kernel has no tun driver, or its module is not loaded (`modprobe tun`)".into()
+            "this kernel has no driver for it, or its module is not loaded (`modprobe tun`)".into()
         }
-        Errno::EACCES | Errno::EPERM => match std::fs::metadata(TUN_DEVICE) {
+        Errno::EBUSY => "another process has it open".into(),
+        Errno::EACCES | Errno::EPERM => match std::fs::metadata(device) {
             Ok(node) => format!(
-                "{}; its mode is {:04o}, owner {}, group {}: be root, or have its mode opened (`chmod 0666 {TUN_DEVICE}` \
-                 is safe, the driver asks for CAP_NET_ADMIN by itself)",
+                "{}; its mode is {:04o}, owner {}, group {}: be root, or have it opened to you{}",
                 errno.desc(),
                 node.mode() & 0o7777,
                 node.uid(),
-                node.gid()
+                node.gid(),
+                if device == TUN_DEVICE {
+                    " (mode 0666 is usual and safe: the driver asks for CAP_NET_ADMIN by itself)"
+                } else {
+                    ""
+                }
             ),
             Err(_) => errno.desc().into(),
         },
@@ -173,14 +200,7 @@ pub(crate) fn attach(
     // TUNSETIFF reads and writes (its number claims an `int`, by historical accident).
     unsafe { ioctl::tunsetiff(device.as_raw_fd(), &raw mut request) }?;
 
-    let name: Vec<u8> = request
-        .ifr_name
-        .iter()
-        .map(|c| c.cast_unsigned())
-        .take_while(|b| *b != 0)
-        .collect();
-    let name = str::from_utf8(&name).map_err(|_| Errno::EILSEQ)?;
-    let name = name.parse::<InterfaceName>().map_err(|_| Errno::EILSEQ)?;
+    let name = name_in(&request)?;
 
     if opening.vnet_hdr {
         let len = libc::c_int::try_from(VNET_HEADER_LEN).map_err(|_| Errno::EINVAL)?;
@@ -188,6 +208,28 @@ pub(crate) fn attach(
         unsafe { ioctl::tunsetvnethdrsz(device.as_raw_fd(), &raw const len) }?;
     }
     Ok(name)
+}
+
+/// The name and the MAC address of the interface a macvtap's descriptor belongs to.
+pub(crate) fn identity(queue: BorrowedFd<'_>) -> Result<(InterfaceName, MacAddr), Errno> {
+    // SAFETY: `ifreq` is plain data, for which all zeroes is a valid (empty) value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    // SAFETY: `queue` is an open descriptor and `request` a whole `ifreq`, which TUNGETIFF fills.
+    unsafe { ioctl::tungetiff(queue.as_raw_fd(), &raw mut request) }?;
+    let name = name_in(&request)?;
+    // SAFETY: as above, for SIOCGIFHWADDR.
+    unsafe { ioctl::siocgifhwaddr(queue.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: SIOCGIFHWADDR has just made the address the union's live field; it is plain bytes.
+    let data = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+    let octets: Vec<u8> = data.iter().take(6).map(|c| c.cast_unsigned()).collect();
+    Ok((name, mac::from_bytes(&octets).ok_or(Errno::EILSEQ)?))
+}
+
+fn name_in(request: &libc::ifreq) -> Result<InterfaceName, Errno> {
+    let bytes = request.ifr_name.iter().map(|c| c.cast_unsigned());
+    let bytes: Vec<u8> = bytes.take_while(|b| *b != 0).collect();
+    let name = str::from_utf8(&bytes).map_err(|_| Errno::EILSEQ)?;
+    name.parse().map_err(|_| Errno::EILSEQ)
 }
 
 /// Lets the tap outlive its descriptors, or not.
@@ -226,8 +268,8 @@ mod tests {
 
     #[test]
     fn a_missing_device_says_how_to_get_it() {
-        assert!(why_not_opened(Errno::ENOENT).contains("modprobe tun"));
-        assert!(why_not_opened(Errno::ENODEV).contains("modprobe tun"));
+        assert!(why_not_opened(TUN_DEVICE, Errno::ENOENT).contains("modprobe tun"));
+        assert!(why_not_opened(TUN_DEVICE, Errno::ENODEV).contains("modprobe tun"));
     }
 
     #[test]

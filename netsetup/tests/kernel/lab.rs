@@ -95,6 +95,18 @@ pub fn in_fresh_namespace(
 /// Thrown where a test finds that this kernel cannot run it: it is then ignored, not passed.
 struct CannotRun(String);
 
+/// Ends the test as one that cannot run here.
+pub fn cannot_run(reason: impl Into<String>) -> ! {
+    panic::resume_unwind(Box::new(CannotRun(reason.into())))
+}
+
+/// For tests outside the taps' own file: ends them where there are no taps.
+pub fn need_tun() {
+    if let Some(reason) = no_tun() {
+        cannot_run(reason);
+    }
+}
+
 /// Runs `ip` with these words in the thread's namespace.
 pub fn ip(words: &str) -> String {
     let output = Command::new("ip")
@@ -103,10 +115,7 @@ pub fn ip(words: &str) -> String {
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     if error.contains("Unknown device type") || error.contains("Operation not supported") {
-        panic::resume_unwind(Box::new(CannotRun(format!(
-            "this kernel cannot `ip {words}`: {}",
-            error.trim()
-        ))));
+        cannot_run(format!("this kernel cannot `ip {words}`: {}", error.trim()));
     }
     assert!(output.status.success(), "ip {words}: {error}");
     String::from_utf8(output.stdout).unwrap()

@@ -4,7 +4,9 @@ use netsetup::{
     BridgeOptions, BridgePlan, InterfaceAddress, TapName, TapOptions, TapPlan, Transaction,
 };
 
-use crate::lab::{Lab, addresses, ip, is_up, names, plain_link, says, show, show_settings, shown};
+use crate::lab::{
+    Lab, addresses, ip, is_up, names, need_tun, plain_link, says, show, show_settings, shown,
+};
 use crate::tests;
 
 tests![
@@ -31,6 +33,7 @@ fn switch_ipv6_off() {
 }
 
 fn failing_plan(name: &str, persistent: bool) -> TapPlan {
+    need_tun();
     switch_ipv6_off();
     TapPlan {
         tap: TapOptions {
