@@ -1,20 +1,19 @@
 //! Links (the kernel's word for network interfaces): what there is, and what each one is.
 //!
-//! A [`LinkInfo`] is read out of one `RTM_NEWLINK` answer (rtnetlink(7)); the settings of the two
-//! kinds we make, taps and bridges, come along so that an operation can tell "already as asked"
+//! A [`LinkInfo`] is read out of one `RTM_NEWLINK` answer (rtnetlink(7)); the settings of the
+//! kinds this crate makes come along, so that an operation can tell "already as asked"
 //! from "in the way".
 
+mod settings;
+
 use std::fmt;
-use std::net::IpAddr;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use pnet_base::MacAddr;
-use rtnetlink::packet_core::{DefaultNla, Nla};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoMacVtap, InfoTun, InfoVxlan, LinkAttribute,
-    LinkFlags, LinkInfo as Info, LinkMessage, MacVtapMode, State,
+    InfoData, InfoKind, InfoMacVtap, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo as Info,
+    LinkMessage, MacVtapMode, State,
 };
 use serde::{Serialize, Serializer};
 
@@ -23,6 +22,9 @@ use crate::address::InterfaceAddress;
 use crate::error::{Error, Result};
 use crate::name::InterfaceName;
 use crate::netlink::{DUMP, GET};
+
+pub(crate) use settings::CLOCK_TICK;
+pub use settings::{BridgeSettings, TapSettings, VxlanSettings};
 
 /// What a link is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,46 +111,6 @@ pub struct LinkInfo {
     pub(crate) macvtap_mode: Option<MacVtapMode>,
 }
 
-/// A tap's settings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct TapSettings {
-    /// The user who may open it without `CAP_NET_ADMIN`.
-    pub owner: Option<u32>,
-    /// The group who may open it without `CAP_NET_ADMIN`.
-    pub group: Option<u32>,
-    /// Whether frames carry a virtio-net header.
-    pub vnet_hdr: bool,
-    /// Whether it may be opened several times, one queue each.
-    pub multi_queue: bool,
-    /// Whether it outlives its last file descriptor.
-    pub persistent: bool,
-}
-
-/// A bridge's settings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct BridgeSettings {
-    /// Whether the spanning tree protocol runs.
-    pub stp: bool,
-    /// Whether it tells VLANs apart.
-    pub vlan_filtering: bool,
-    /// How long it remembers where a MAC address was seen.
-    #[serde(serialize_with = "seconds")]
-    pub ageing: Duration,
-}
-
-/// A VXLAN's settings. What an answer left out is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct VxlanSettings {
-    /// Network identifier.
-    pub vni: Option<u32>,
-    /// The other host, or the multicast group.
-    pub remote: Option<IpAddr>,
-    /// This host's address in the tunnel.
-    pub local: Option<IpAddr>,
-    /// UDP port.
-    pub port: Option<u16>,
-}
-
 fn display_option<T: fmt::Display, S: Serializer>(
     value: &Option<T>,
     serializer: S,
@@ -158,14 +120,6 @@ fn display_option<T: fmt::Display, S: Serializer>(
         None => serializer.serialize_none(),
     }
 }
-
-fn seconds<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(value.as_secs_f64())
-}
-
-/// Netlink gives a bridge's times in `clock_t`, hundredths of a second on every architecture
-/// (`USER_HZ`).
-pub(crate) const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 impl LinkInfo {
     /// A link of this kind with nothing else known about it.
@@ -233,7 +187,7 @@ impl LinkInfo {
             match part {
                 Info::Kind(kind) => {
                     self.kind = match kind {
-                        // Until IFLA_TUN_TYPE says which (since 4.17), the more common.
+                        // Until its data says otherwise.
                         InfoKind::Tun => LinkKind::Tap,
                         InfoKind::Bridge => LinkKind::Bridge,
                         InfoKind::Veth => LinkKind::Veth,
@@ -242,7 +196,12 @@ impl LinkInfo {
                         other => LinkKind::Other(other.to_string()),
                     }
                 }
-                Info::Data(InfoData::Tun(data)) => self.read_tun(&data),
+                Info::Data(InfoData::Tun(data)) => {
+                    self.tap = TapSettings::from_data(&data);
+                    if self.tap.is_none() {
+                        self.kind = LinkKind::Tun;
+                    }
+                }
                 Info::Data(InfoData::Bridge(data)) => {
                     self.bridge = Some(BridgeSettings::from_data(&data))
                 }
@@ -264,77 +223,6 @@ impl LinkInfo {
             }
         }
     }
-
-    /// `IFLA_TUN_*` of `linux/if_link.h`, which netlink-packet-route leaves raw.
-    fn read_tun(&mut self, data: &[InfoTun]) {
-        let mut settings = TapSettings::default();
-        for attribute in data {
-            let InfoTun::Other(attribute) = attribute else {
-                continue;
-            };
-            let byte = || u8_of(attribute).unwrap_or_default();
-            match attribute.kind() {
-                1 => settings.owner = u32_of(attribute),
-                2 => settings.group = u32_of(attribute),
-                // IFF_TUN is 1, IFF_TAP is 2.
-                3 if byte() == 1 => self.kind = LinkKind::Tun,
-                5 => settings.vnet_hdr = byte() != 0,
-                6 => settings.persistent = byte() != 0,
-                7 => settings.multi_queue = byte() != 0,
-                _ => {}
-            }
-        }
-        if self.kind == LinkKind::Tap {
-            self.tap = Some(settings);
-        }
-    }
-}
-
-impl BridgeSettings {
-    fn from_data(data: &[InfoBridge]) -> Self {
-        let mut settings = Self::default();
-        for attribute in data {
-            match attribute {
-                InfoBridge::StpState(state) => settings.stp = *state != BridgeStpState::Disabled,
-                InfoBridge::VlanFiltering(on) => settings.vlan_filtering = *on,
-                InfoBridge::AgeingTime(ticks) => settings.ageing = CLOCK_TICK * *ticks,
-                _ => {}
-            }
-        }
-        settings
-    }
-}
-
-impl VxlanSettings {
-    fn from_data(data: &[InfoVxlan]) -> Self {
-        let mut settings = Self::default();
-        for attribute in data {
-            match attribute {
-                InfoVxlan::Id(vni) => settings.vni = Some(*vni),
-                InfoVxlan::Group(ip) => settings.remote = Some((*ip).into()),
-                InfoVxlan::Group6(ip) => settings.remote = Some((*ip).into()),
-                InfoVxlan::Local(ip) => settings.local = Some((*ip).into()),
-                InfoVxlan::Local6(ip) => settings.local = Some((*ip).into()),
-                InfoVxlan::Port(port) => settings.port = Some(*port),
-                _ => {}
-            }
-        }
-        settings
-    }
-}
-
-fn value_of(attribute: &DefaultNla) -> Vec<u8> {
-    let mut bytes = vec![0; attribute.value_len()];
-    attribute.emit_value(&mut bytes);
-    bytes
-}
-
-fn u8_of(attribute: &DefaultNla) -> Option<u8> {
-    value_of(attribute).first().copied()
-}
-
-fn u32_of(attribute: &DefaultNla) -> Option<u32> {
-    value_of(attribute).try_into().ok().map(u32::from_ne_bytes)
 }
 
 impl NetSetup {
@@ -436,6 +324,9 @@ impl NetSetup {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::DefaultNla;
+    use rtnetlink::packet_route::link::InfoTun;
+
     use super::*;
 
     fn message(attributes: Vec<LinkAttribute>) -> LinkMessage {

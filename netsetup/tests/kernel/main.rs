@@ -19,6 +19,7 @@ mod link;
 mod macvtap;
 mod netns;
 mod tap;
+mod tap_obstacles;
 mod undo;
 mod vxlan;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         (false, macvtap::TESTS),
         (false, netns::TESTS),
         (true, tap::TESTS),
+        (true, tap_obstacles::TESTS),
         (false, undo::TESTS),
         (false, vxlan::TESTS),
     ] {
