@@ -1,0 +1,112 @@
+//! One test's own corner: a folder with its segments and files, gone when the test ends.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::guest::GuestBuilder;
+use crate::machine;
+
+/// A folder of its own for one test. `LGSWITCH_DIR` of everything started here is in it, so
+/// that `lan0` of one test is never `lan0` of another, or of the machine's user.
+pub struct Lab {
+    folder: TempDir,
+}
+
+impl Lab {
+    /// A new, empty lab, on memory if the machine has `/dev/shm`: segments are meant to live there.
+    ///
+    /// # Errors
+    /// If no folder can be made.
+    pub fn new() -> Result<Lab> {
+        let memory = Path::new("/dev/shm");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("lab.");
+        let folder = if memory.is_dir() {
+            builder.tempdir_in(memory)
+        } else {
+            builder.tempdir()
+        };
+        let lab = Lab {
+            folder: folder.context("Making a folder for the test")?,
+        };
+        for name in ["segments", "tmp"] {
+            std::fs::create_dir(lab.path(name)).context("Making a folder for the test")?;
+        }
+        Ok(lab)
+    }
+
+    /// The path of `name` in this lab.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The file behind the segment with this bare name.
+    #[must_use]
+    pub fn segment(&self, name: &str) -> PathBuf {
+        self.path("segments").join(name)
+    }
+
+    /// `program` with this lab's environment and nothing on its stdin.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("LGSWITCH_DIR", self.path("segments"))
+            .env("TMPDIR", self.path("tmp"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `lgswitch` and returns how it went.
+    ///
+    /// # Errors
+    /// If it cannot be run at all.
+    pub fn try_lgswitch<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output> {
+        self.command(machine::binary("lgswitch")?)
+            .args(arguments)
+            .output()
+            .context("Running lgswitch")
+    }
+
+    /// Runs `lgswitch`, which must succeed, and returns what it printed.
+    ///
+    /// # Errors
+    /// With what it said, if it did not succeed.
+    pub fn lgswitch<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        let output = self.try_lgswitch(arguments)?;
+        let shown: Vec<_> = arguments
+            .iter()
+            .map(|argument| argument.as_ref().to_string_lossy())
+            .collect();
+        ensure!(
+            output.status.success(),
+            "`lgswitch {}` ended with {}: {}",
+            shown.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What `lgswitch inspect --json NAME` prints.
+    ///
+    /// # Errors
+    /// If it fails or prints something else than JSON.
+    pub fn inspect(&self, segment: &str) -> Result<Value> {
+        let text = self.lgswitch(&["inspect", "--json", segment])?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("`lgswitch inspect --json` printed {text}"))
+    }
+
+    /// A guest to be started in this lab. Its name is what its prompt shows.
+    #[must_use]
+    pub fn guest(&self, name: &str) -> GuestBuilder<'_> {
+        GuestBuilder::new(self, name)
+    }
+}
