@@ -2,7 +2,7 @@
 
 use netsetup::{Change, IfExists, TapOptions, TapPlan};
 
-use crate::lab::{Lab, ip, is_up, names, plain_link, says, show, show_settings, shown};
+use crate::lab::{Lab, cannot_run, ip, is_up, names, plain_link, says, show, show_settings, shown};
 use crate::tap::{named, plan};
 use crate::tests;
 
@@ -21,6 +21,7 @@ tests![
     deleting_refuses_what_is_no_tap,
     without_privilege_nothing_new_is_made,
     the_owner_needs_no_privilege,
+    another_users_tap_is_denied,
     a_thread_that_moved_gets_no_tap,
 ];
 
@@ -252,7 +253,14 @@ fn the_owner_needs_no_privilege(lab: &Lab) {
         Change::Changed
     );
     assert_eq!(shown("mine"), None);
-    // Another user's is another matter.
+}
+
+fn another_users_tap_is_denied(lab: &Lab) {
+    // In a user namespace there is nobody but us.
+    let users = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    if users.split_whitespace().last() == Some("1") {
+        cannot_run("needs root: a user namespace of one user has no other");
+    }
     ip("tuntap add dev theirs mode tap user 1");
     let open = unprivileged(|| lab.net.setup_tap(&plan(named("theirs"))).map(drop)).unwrap_err();
     says(
