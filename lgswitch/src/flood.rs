@@ -1,0 +1,221 @@
+//! Broadcast, multicast and unknown unicast: the log of one port, read by all.
+//!
+//! The payload is written once, whatever the number of readers, and the writer never waits: it
+//! goes round and writes over what is oldest. A reader that was lapped knows it, counts the
+//! frames it missed and goes on at the newest.
+//!
+//! # Why it is safe
+//!
+//! A sequence lock over bytes. The writer first stores `reserved`, the position up to which it
+//! is about to write, then (release fence) the record, then `head` with `Release`. A reader copies
+//! a record out, then (acquire fence) loads `reserved`: if the writer has not reserved a whole
+//! capacity beyond the start of the record, no byte of the copy was written over meanwhile. If it
+//! has, the copy is thrown away. Each reader's position is its own and in private memory, so there
+//! is nothing a dead or hostile reader could do to anyone.
+
+use std::sync::atomic::{Ordering, fence};
+
+use crate::frame::{Gather, VnetHeader};
+use crate::layout::MAX_FRAME;
+use crate::layout::slot_record::{FLOOD_FRAMES, FLOOD_HEAD, FLOOD_RESERVED};
+use crate::map::Mapping;
+use crate::record::{self, Found};
+use crate::ring::{Populated, Refused};
+use crate::segment::Segment;
+use crate::slot::SlotIndex;
+
+/// The writing end: one a port.
+#[derive(Debug)]
+pub struct LogWriter {
+    map: Option<Mapping>,
+    offset: u64,
+    slot: u64,
+    start: u64,
+    head: u64,
+    reserved: u64,
+    frames: u64,
+    populated: Populated,
+}
+
+impl LogWriter {
+    /// The log of `from`, who is us. It goes on where its last writer stopped.
+    pub fn open(segment: &Segment, from: SlotIndex) -> Self {
+        let geometry = segment.geometry();
+        let slot = geometry.slot(from.get());
+        let word = |at| segment.control().word64(slot + at).load(Ordering::Relaxed);
+        let head = crate::ring::sane_head(word(FLOOD_HEAD));
+        // A writer that died may have written beyond what it published, over the oldest frames:
+        // `reserved` keeps saying so, as far as one record can reach.
+        let reserved = word(FLOOD_RESERVED).clamp(head, head + 2 * record::size(MAX_FRAME));
+        let store = |at, value| {
+            segment
+                .control()
+                .word64(slot + at)
+                .store(value, Ordering::Release)
+        };
+        store(FLOOD_RESERVED, reserved);
+        store(FLOOD_HEAD, head);
+        Self {
+            map: None,
+            offset: geometry.log(from.get()),
+            slot,
+            start: head,
+            head,
+            reserved,
+            frames: word(FLOOD_FRAMES),
+            populated: Populated::from(head),
+        }
+    }
+
+    /// Writes a frame and lets everyone see it.
+    pub fn write(
+        &mut self,
+        segment: &Segment,
+        sequence: u64,
+        header: &VnetHeader,
+        frame: &Gather<'_>,
+    ) -> Result<(), Refused> {
+        let map = match &mut self.map {
+            Some(map) => map,
+            none => {
+                let bytes = segment.geometry().log_bytes();
+                let map = Mapping::new(segment.file(), self.offset, bytes, true);
+                none.insert(map.map_err(|_| Refused::NoMemory)?)
+            }
+        };
+        let end = self.head + record::space(self.head, map.len() as u64, frame.len());
+        self.populated
+            .ensure(map, segment, self.offset, self.start, end)
+            .map_err(|_| Refused::NoMemory)?;
+        let word = |at| segment.control().word64(self.slot + at);
+        self.reserved = self.reserved.max(end);
+        word(FLOOD_RESERVED).store(self.reserved, Ordering::Relaxed);
+        fence(Ordering::Release);
+        record::write(map, self.head, sequence, self.frames as u32, header, frame);
+        self.frames = self.frames.wrapping_add(1);
+        word(FLOOD_FRAMES).store(self.frames, Ordering::Relaxed);
+        self.head = end;
+        word(FLOOD_HEAD).store(end, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// The reading end: each port has one for each other port.
+#[derive(Debug)]
+pub struct LogReader {
+    map: Option<Mapping>,
+    offset: u64,
+    slot: u64,
+    head: u64,
+    position: u64,
+    /// The writer's count of the frame we expect next.
+    expected: u32,
+    /// Frames missed and not yet told.
+    missed: u64,
+}
+
+/// The frame at the front of a log, copied out and known to be whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Copied {
+    /// The source's sequence number.
+    pub sequence: u64,
+    /// What stands beside it.
+    pub header: VnetHeader,
+    end: u64,
+    count: u32,
+}
+
+impl LogReader {
+    /// Listens to `from` from now on.
+    pub fn open(segment: &Segment, from: SlotIndex) -> Self {
+        let geometry = segment.geometry();
+        let slot = geometry.slot(from.get());
+        let word = |at| segment.control().word64(slot + at).load(Ordering::Acquire);
+        let head = word(FLOOD_HEAD);
+        Self {
+            map: None,
+            offset: geometry.log(from.get()),
+            slot,
+            head,
+            position: head,
+            expected: word(FLOOD_FRAMES) as u32,
+            missed: 0,
+        }
+    }
+
+    /// Looks how far the writer has come.
+    #[inline]
+    pub fn refresh(&mut self, segment: &Segment) {
+        let head = segment.control().word64(self.slot + FLOOD_HEAD);
+        self.head = head.load(Ordering::Acquire);
+    }
+
+    /// Whether everything seen by the last [`refresh`](Self::refresh) has been taken.
+    #[inline]
+    pub fn is_drained(&self) -> bool {
+        self.head == self.position
+    }
+
+    /// Copies the next frame to `out`, whole or not at all; it stays until [`take`](Self::take)n.
+    pub fn peek(&mut self, segment: &Segment, out: &mut Vec<u8>) -> Option<Copied> {
+        // Twice: if we were lapped, we jump, and what we jumped to may be lapped too. Then the
+        // writer is faster than we are, and the next sweep is time enough.
+        for _ in 0..2 {
+            if self.is_drained() {
+                return None;
+            }
+            if self.map.is_none() {
+                let bytes = segment.geometry().log_bytes();
+                // Writable because hosts may refuse a mapping that is not what others are; we
+                // never store to it.
+                self.map = Mapping::new(segment.file(), self.offset, bytes, true).ok();
+            }
+            let Some(map) = &self.map else {
+                self.jump(segment);
+                return None;
+            };
+            if let Found::Frame(found) = record::read(map, self.position, self.head) {
+                out.resize(found.frame.len(), 0);
+                found.frame.copy_to(out);
+                fence(Ordering::Acquire);
+                let reserved = segment.control().word64(self.slot + FLOOD_RESERVED);
+                let ahead = reserved.load(Ordering::Relaxed).wrapping_sub(self.position);
+                if ahead <= map.len() as u64 {
+                    return Some(Copied {
+                        sequence: found.sequence,
+                        header: found.header,
+                        end: found.end,
+                        count: found.count,
+                    });
+                }
+            }
+            self.jump(segment);
+        }
+        None
+    }
+
+    /// Gives up everything published so far.
+    fn jump(&mut self, segment: &Segment) {
+        self.refresh(segment);
+        self.position = self.head;
+        let frames = segment.control().word64(self.slot + FLOOD_FRAMES);
+        let frames = frames.load(Ordering::Relaxed) as u32;
+        self.missed += u64::from(frames.wrapping_sub(self.expected));
+        self.expected = frames;
+    }
+
+    /// Is done with the frame that was peeked.
+    pub fn take(&mut self, frame: &Copied) {
+        self.position = frame.end;
+        // After a jump the first frame corrects the count, which was read apart from the head.
+        self.missed = self
+            .missed
+            .saturating_add_signed(i64::from(frame.count.wrapping_sub(self.expected) as i32));
+        self.expected = frame.count.wrapping_add(1);
+    }
+
+    /// Frames missed since last asked.
+    pub fn missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+}

@@ -1,0 +1,103 @@
+//! A port is a lock on one byte.
+//!
+//! The write lock on byte *i* of the file says that slot *i* is held. The locks are of the
+//! open-file-description kind (`F_OFD_SETLK`): they conflict with the plain process locks that
+//! the seed's launchers take, two ports of one process never share a slot by accident, and the
+//! kernel drops them with the last descriptor, however its holder died.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+/// The byte whose lock guards changes of the file as a whole: growing it, removing it. It is the
+/// first byte past the peers page, so that no slot has it.
+pub const ADMIN_BYTE: u64 = 4096;
+
+/// Who holds a byte, as far as the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody.
+    Free,
+    /// An open file description; the kernel does not say whose.
+    Description,
+    /// A process, by a plain `fcntl` lock.
+    Process(i32),
+}
+
+fn request(kind: libc::c_int, bytes: &Range<u64>) -> libc::flock {
+    // SAFETY: `flock` is plain data, for which all zeroes is a value; `l_pid` must be 0 for
+    // open-file-description locks.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = bytes.start as libc::off_t;
+    lock.l_len = (bytes.end - bytes.start) as libc::off_t;
+    lock
+}
+
+fn fcntl(file: &File, command: libc::c_int, lock: &mut libc::flock) -> io::Result<()> {
+    loop {
+        // SAFETY: `lock` outlives the call, and the three commands used here take a `flock`.
+        if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut *lock) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Takes the write lock on `bytes` if nobody holds any of them; `false` if somebody does.
+/// The lock goes with `file`'s last descriptor.
+pub fn try_lock(file: &File, bytes: Range<u64>) -> io::Result<bool> {
+    match fcntl(file, libc::F_OFD_SETLK, &mut request(libc::F_WRLCK, &bytes)) {
+        Ok(()) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Waits for the write lock on `bytes`.
+pub fn lock(file: &File, bytes: Range<u64>) -> io::Result<()> {
+    fcntl(
+        file,
+        libc::F_OFD_SETLKW,
+        &mut request(libc::F_WRLCK, &bytes),
+    )
+}
+
+/// Gives `bytes` back.
+pub fn unlock(file: &File, bytes: Range<u64>) -> io::Result<()> {
+    fcntl(file, libc::F_OFD_SETLK, &mut request(libc::F_UNLCK, &bytes))
+}
+
+/// Who, other than `file`'s own description, holds byte `byte`.
+pub fn holder(file: &File, byte: u64) -> io::Result<Holder> {
+    let mut lock = request(libc::F_WRLCK, &(byte..byte + 1));
+    fcntl(file, libc::F_OFD_GETLK, &mut lock)?;
+    Ok(match (i32::from(lock.l_type), lock.l_pid) {
+        (libc::F_UNLCK, _) => Holder::Free,
+        (_, pid) if pid > 0 => Holder::Process(pid),
+        _ => Holder::Description,
+    })
+}
+
+/// Holds the admin lock until dropped.
+pub struct AdminLock<'a>(&'a File);
+
+impl<'a> AdminLock<'a> {
+    /// Waits for it. Holders only do what is quick: grow a file, remove one.
+    pub fn take(file: &'a File) -> io::Result<Self> {
+        lock(file, ADMIN_BYTE..ADMIN_BYTE + 1)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for AdminLock<'_> {
+    fn drop(&mut self) {
+        // Failing would mean a bad descriptor, and then the lock is gone with it.
+        let _ = unlock(self.0, ADMIN_BYTE..ADMIN_BYTE + 1);
+    }
+}

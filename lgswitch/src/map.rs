@@ -1,0 +1,263 @@
+//! The mapped bytes: the one place that touches memory which others write.
+//!
+//! Other processes store into a mapping at any moment, so no Rust reference to its plain bytes
+//! may exist: there are atomics for the words of the protocol, and copies in and out for the
+//! bytes of frames. A copy may come out torn; whoever needs it whole checks afterwards, by the
+//! protocol of its module. Rust's rules for data races speak of one program's threads; against
+//! another process a raw copy is what `read(2)` from the page would be.
+//!
+//! # Why this is `unsafe`, and why it is sound
+//!
+//! A [`Mapping`] stays mapped as long as it lives, and every access is checked against its length,
+//! in release builds too. A file cut short under us raises SIGBUS, which [`crate::sigbus`] turns
+//! into a sentence.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A range of a sharenet file, mapped shared.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping is an address range of the process, not of a thread; all access to its bytes
+// is by atomics or by raw copies.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes at `offset`, both multiples of the host's page size (the last page of a
+    /// file apart), for reading and, if `writable`, writing.
+    pub fn new(file: &File, offset: u64, len: u64, writable: bool) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let len = usize::try_from(len)
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(invalid)?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| invalid())?;
+        let mut protection = ProtFlags::PROT_READ;
+        protection.set(ProtFlags::PROT_WRITE, writable);
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice touches nothing.
+        let start = unsafe {
+            mmap(
+                None,
+                len,
+                protection,
+                MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+                file.as_fd(),
+                offset,
+            )?
+        };
+        let start = start.cast();
+        crate::sigbus::watch(start.as_ptr() as usize, len.get());
+        Ok(Self {
+            start,
+            len: len.get(),
+        })
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A mapping is never empty; said for those who ask.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The address of `len` bytes at `offset`, if they are inside and `align` divides the place.
+    #[inline]
+    fn at(&self, offset: u64, len: usize, align: usize) -> *mut u8 {
+        let offset = offset as usize;
+        assert!(
+            offset <= self.len && len <= self.len - offset && offset.is_multiple_of(align),
+            "offset {offset} + {len} outside a mapping of {} bytes: a bug in this program",
+            self.len
+        );
+        // SAFETY: just checked to be inside.
+        unsafe { self.start.as_ptr().add(offset) }
+    }
+
+    /// The byte at `offset`.
+    #[inline]
+    pub fn byte(&self, offset: u64) -> &AtomicU8 {
+        // SAFETY: in bounds, and mapped as long as `self` is.
+        unsafe { AtomicU8::from_ptr(self.at(offset, 1, 1)) }
+    }
+
+    /// The aligned word of 32 bits at `offset`.
+    #[inline]
+    pub fn word32(&self, offset: u64) -> &AtomicU32 {
+        // SAFETY: in bounds, aligned (mappings start on a page), and mapped as long as `self` is.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4, 4).cast()) }
+    }
+
+    /// The aligned word of 64 bits at `offset`.
+    #[inline]
+    pub fn word64(&self, offset: u64) -> &AtomicU64 {
+        // SAFETY: as for `word32`.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8, 8).cast()) }
+    }
+
+    /// Copies bytes out. They may be torn if somebody writes them now.
+    #[inline]
+    pub fn read(&self, offset: u64, out: &mut [u8]) {
+        self.bytes(offset, out.len()).copy_to(out);
+    }
+
+    /// Copies bytes in. For what is ours to write, and on a writable mapping only.
+    #[inline]
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len(), 1);
+        // SAFETY: in bounds; private memory and a mapping do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    }
+
+    /// A view of bytes, to be copied from.
+    #[inline]
+    pub fn bytes(&self, offset: u64, len: usize) -> SharedBytes<'_> {
+        SharedBytes {
+            start: self.at(offset, len, 1),
+            len,
+            _life: std::marker::PhantomData,
+        }
+    }
+
+    /// A place to copy bytes into.
+    #[inline]
+    pub(crate) fn place(&self, offset: u64, len: usize) -> *mut u8 {
+        self.at(offset, len, 1)
+    }
+
+    /// Makes sure that the pages of `len` bytes at `offset` exist, so that storing to them can
+    /// not meet a full filesystem. The error says so if it is full.
+    pub fn populate(&self, file: &File, file_offset: u64, offset: u64, len: u64) -> io::Result<()> {
+        let start = self.at(offset, len as usize, 1);
+        // SAFETY: the range is inside the mapping; populating changes no byte.
+        let result = unsafe { libc::madvise(start.cast(), len as usize, MADV_POPULATE_WRITE) };
+        if result == 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            // Linux before 5.14: let the filesystem do it.
+            e if e.raw_os_error() == Some(libc::EINVAL) => {
+                nix::fcntl::fallocate(
+                    file,
+                    nix::fcntl::FallocateFlags::empty(),
+                    (file_offset + offset) as libc::off_t,
+                    len as libc::off_t,
+                )?;
+                Ok(())
+            }
+            // EFAULT is what a store would have met as SIGBUS.
+            e if e.raw_os_error() == Some(libc::EFAULT) => {
+                Err(io::Error::from_raw_os_error(libc::ENOSPC))
+            }
+            e => Err(e),
+        }
+    }
+}
+
+/// Not yet named by the `libc` crate on every target (`include/uapi/asm-generic/mman-common.h`).
+const MADV_POPULATE_WRITE: libc::c_int = 23;
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        crate::sigbus::forget(self.start.as_ptr() as usize);
+        // SAFETY: mapped by `new`, and nothing borrows it any more.
+        let _ = unsafe { munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// A run of bytes that others may write while we look. Only to be copied from.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedBytes<'a> {
+    start: *const u8,
+    len: usize,
+    _life: std::marker::PhantomData<&'a u8>,
+}
+
+// SAFETY: reading them is as sound from one thread as from another; see the module.
+unsafe impl Send for SharedBytes<'_> {}
+
+impl<'a> SharedBytes<'a> {
+    /// A view of memory that lives elsewhere, a guest's for one.
+    ///
+    /// # Safety
+    /// `len` bytes at `start` must be readable for all of `'a`. Others may write them.
+    #[inline]
+    pub unsafe fn from_raw(start: *const u8, len: usize) -> Self {
+        Self {
+            start,
+            len,
+            _life: std::marker::PhantomData,
+        }
+    }
+
+    /// How many.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The part from `start`, at most `len` bytes of it.
+    #[inline]
+    pub fn part(&self, start: usize, len: usize) -> SharedBytes<'a> {
+        let start = start.min(self.len);
+        SharedBytes {
+            // SAFETY: `start` is at most `len`.
+            start: unsafe { self.start.add(start) },
+            len: len.min(self.len - start),
+            _life: std::marker::PhantomData,
+        }
+    }
+
+    /// Copies as many as fit to `out`; tells how many.
+    #[inline]
+    pub fn copy_to(&self, out: &mut [u8]) -> usize {
+        let n = self.len.min(out.len());
+        // SAFETY: both are at least `n` long; `out` is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.start, out.as_mut_ptr(), n) };
+        n
+    }
+
+    /// Copies all to memory that is not Rust's: a ring, a guest.
+    ///
+    /// # Safety
+    /// [`len`](Self::len) bytes at `to` must be writable, and apart from these.
+    #[inline]
+    pub unsafe fn copy_to_raw(&self, to: *mut u8) {
+        // SAFETY: the caller's promise, and ours.
+        unsafe { std::ptr::copy_nonoverlapping(self.start, to, self.len) }
+    }
+
+    /// All of them, copied out.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut out = vec![0; self.len];
+        self.copy_to(&mut out);
+        out
+    }
+}
+
+impl<'a> From<&'a [u8]> for SharedBytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        // SAFETY: a borrowed slice is readable for its life.
+        unsafe { Self::from_raw(bytes.as_ptr(), bytes.len()) }
+    }
+}

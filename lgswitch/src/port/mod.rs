@@ -1,0 +1,316 @@
+//! A port: a slot that is held, and its two halves.
+//!
+//! # What a port promises
+//!
+//! 1. **Crash-safe.** SIGKILL of any process at any instruction never blocks, corrupts or slows
+//!    another port, and loses only the frames in flight to or from the dead one. (No lock is held
+//!    on the packet path, every word there has one writer, and whoever takes a slot next sets its
+//!    positions to what it finds.)
+//! 2. **Hostile-safe.** All shared bytes may change at any time. A peer can drop, forge or garble
+//!    traffic (one file is one trust domain) but never make another process panic, loop without
+//!    bound, read or write outside the mapping, or die of SIGBUS without a clear message. (Lengths
+//!    and positions are read once, checked, then used; positions we rely on are in private memory.)
+//! 3. **Ethernet semantics.** The order between a pair of ports is kept. A full ring costs only its
+//!    own pair: the frame is dropped and counted, and frames to other ports are not held up. A source
+//!    that can push back may hold that frame for a bounded moment ([`Sent::Full`]), never for a dead
+//!    peer. Unicast goes by the peers page, then by what the port has learned, then to all;
+//!    multicast to all. 802.1Q tags pass untouched, and frames up to 64 KiB.
+//! 4. **Offloads cross the wire.** A frame carries a virtio-net header. A peer that takes the frame
+//!    as it is gets it untouched; for one that does not, the sender completes and cuts it.
+//! 5. **Idle is free, busy is fast.** A waiting port sleeps on its doorbell; a source rings once a
+//!    burst, and makes a system call only if the receiver sleeps. The first use of a ring makes sure
+//!    of its pages, so a full filesystem is a counted drop.
+//! 6. **Seen.** Every frame is counted once: sent, received, or dropped with a reason
+//!    ([`counters`]).
+
+pub mod counters;
+mod rx;
+mod tx;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pnet_base::MacAddr;
+
+pub use rx::{PortRx, Verdict};
+pub use tx::{PortTx, Sent};
+
+use crate::doorbell;
+use crate::fdb::Fdb;
+use crate::frame::Offloads;
+use crate::layout::slot_record as rec;
+use crate::layout::{self, MAC_BYTES, PROMISCUOUS};
+use crate::lock;
+use crate::map::Mapping;
+use crate::segment::{Error, Segment, io_error, random_bytes, seconds_since_1970};
+use crate::slot::{SLOT_WORDS, SlotIndex};
+
+/// How a port is to be.
+#[derive(Debug, Clone)]
+pub struct PortOptions {
+    /// Its address on the peers page. A random locally administered one if none is given.
+    pub mac: Option<MacAddr>,
+    /// That slot and no other; else the first free one.
+    pub slot: Option<SlotIndex>,
+    /// Wants every frame.
+    pub promiscuous: bool,
+    /// What it takes unfinished; can be changed later.
+    pub offloads: Offloads,
+    /// What the holder calls itself, for `lgswitch inspect`; at most 64 bytes of it are shown.
+    pub name: String,
+}
+
+impl Default for PortOptions {
+    fn default() -> Self {
+        Self {
+            mac: None,
+            slot: None,
+            promiscuous: false,
+            offloads: Offloads::NONE,
+            name: String::new(),
+        }
+    }
+}
+
+/// A random MAC that belongs to nobody: locally administered (IEEE 802-2014, 8.4), not a group's.
+pub fn random_mac() -> std::io::Result<MacAddr> {
+    let [a, b, c, d, e] = random_bytes()?;
+    Ok(MacAddr::new(0x02, a, b, c, d, e))
+}
+
+/// What the two halves of a port share: the slot, until both are gone.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) slot: SlotIndex,
+    pub(crate) mac: MacAddr,
+    pub(crate) fdb: Fdb,
+    /// The receiving half is wanted for something else than a frame.
+    called: AtomicBool,
+    /// Carries the lock on the slot's byte. Its description is this port's own.
+    lock: File,
+}
+
+impl Held {
+    pub(crate) fn control(&self) -> &Mapping {
+        self.segment.control()
+    }
+
+    /// Where the slot's record is.
+    pub(crate) fn record(&self) -> u64 {
+        self.segment.geometry().slot(self.slot.get())
+    }
+
+    /// Marks `slot` free if its holder is gone without having done so. Taking its lock for that moment is
+    /// what makes it safe: nobody else can be taking the slot.
+    pub(crate) fn bury_if_dead(&self, slot: SlotIndex) -> bool {
+        let byte = slot.get() as u64;
+        if slot == self.slot || !matches!(lock::try_lock(&self.lock, byte..byte + 1), Ok(true)) {
+            return false;
+        }
+        mark_free(&self.segment, slot);
+        // If this fails the descriptor is bad, and no lock is left on it.
+        let _ = lock::unlock(&self.lock, byte..byte + 1);
+        true
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        mark_free(&self.segment, self.slot);
+        // The lock goes with the descriptor.
+    }
+}
+
+fn mark_free(segment: &Segment, slot: SlotIndex) {
+    let control = segment.control();
+    let record = segment.geometry().slot(slot.get());
+    let mac = (slot.get() * MAC_BYTES) as u64;
+    for byte in 0..MAC_BYTES as u64 {
+        control.byte(mac + byte).store(0, Ordering::Release);
+    }
+    control
+        .word32(record + rec::STATE)
+        .store(rec::FREE, Ordering::Release);
+}
+
+/// A port, whole. Dropping it gives the slot back.
+#[derive(Debug)]
+pub struct Port {
+    held: Arc<Held>,
+    tx: PortTx,
+    rx: PortRx,
+}
+
+impl Segment {
+    /// Takes a slot.
+    pub fn port(self: &Arc<Self>, options: PortOptions) -> Result<Port, Error> {
+        let mac = match options.mac {
+            Some(mac) => mac,
+            None => random_mac().map_err(io_error("draw a MAC for", self.path()))?,
+        };
+        let lock = self.reopen()?;
+        let slot = take_slot(self, &lock, options.slot)?;
+        let held = Arc::new(Held {
+            segment: Arc::clone(self),
+            slot,
+            mac,
+            fdb: Fdb::default(),
+            called: AtomicBool::new(false),
+            lock,
+        });
+        // From here on, dropping `held` undoes everything.
+        let generation = settle(&held, &options)?;
+        let tx = PortTx::new(Arc::clone(&held), generation);
+        let rx = PortRx::new(Arc::clone(&held));
+        let port = Port { held, tx, rx };
+        port.announce(options.promiscuous);
+        Ok(port)
+    }
+}
+
+impl Port {
+    /// Its slot.
+    pub fn slot(&self) -> SlotIndex {
+        self.held.slot
+    }
+
+    /// Its address on the peers page.
+    pub fn mac(&self) -> MacAddr {
+        self.held.mac
+    }
+
+    /// Its segment.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.held.segment
+    }
+
+    /// The two halves, each for a thread of its own.
+    pub fn split(self) -> (PortTx, PortRx) {
+        (self.tx, self.rx)
+    }
+
+    /// Everything is in place: lets the others see us. The first byte goes last, for it says that
+    /// the rest is there.
+    fn announce(&self, promiscuous: bool) {
+        let control = self.held.control();
+        let state = control.word32(self.held.record() + rec::STATE);
+        state.store(rec::LIVE, Ordering::Release);
+        let MacAddr(first, a, b, c, d, e) = self.mac();
+        let at = (self.slot().get() * MAC_BYTES) as u64;
+        for (i, byte) in (1..).zip([a, b, c, d, e]) {
+            control.byte(at + i).store(byte, Ordering::Relaxed);
+        }
+        let all = if promiscuous { PROMISCUOUS } else { 0 };
+        control.byte(at).store(first | all, Ordering::Release);
+        let high_water = control.word32(layout::HEADER_HIGH_WATER);
+        high_water.fetch_max(self.slot().get() as u32 + 1, Ordering::AcqRel);
+    }
+}
+
+/// Locks the slot asked for, or the first free one.
+fn take_slot(
+    segment: &Segment,
+    file: &File,
+    wanted: Option<SlotIndex>,
+) -> Result<SlotIndex, Error> {
+    let path = segment.path();
+    let slots = segment.slots();
+    let try_lock = |slot: usize| {
+        lock::try_lock(file, slot as u64..slot as u64 + 1).map_err(io_error("lock a slot of", path))
+    };
+    let gone_or = |error| match segment.has_name() {
+        true => error,
+        // Whoever removes a segment holds all its slots for that moment.
+        false => Error::Removed(path.to_owned()),
+    };
+    let range = match wanted {
+        Some(slot) if slot.get() >= slots => {
+            let path = path.to_owned();
+            return Err(Error::NoSuchSlot { path, slot, slots });
+        }
+        Some(slot) => slot.get()..slot.get() + 1,
+        None => 0..slots,
+    };
+    for slot in range {
+        if try_lock(slot)?
+            && let Some(slot) = SlotIndex::new(slot)
+        {
+            return match segment.has_name() {
+                true => Ok(slot),
+                false => Err(Error::Removed(path.to_owned())),
+            };
+        }
+    }
+    Err(gone_or(match wanted {
+        Some(slot) => Error::SlotHeld {
+            path: path.to_owned(),
+            slot,
+            pid: crate::report::holder_pid(segment, slot),
+        },
+        None => Error::Full {
+            path: path.to_owned(),
+            slots,
+        },
+    }))
+}
+
+/// Fills in the slot's record; tells its generation. Nobody sends to it before it is announced.
+fn settle(held: &Held, options: &PortOptions) -> Result<u64, Error> {
+    let segment = &held.segment;
+    let (control, record) = (held.control(), held.record());
+    let geometry = segment.geometry();
+    let row = geometry.pair(0, held.slot.get());
+    control
+        .populate(segment.file(), 0, row, geometry.pair_row_bytes())
+        .map_err(io_error("make room for a port of", segment.path()))?;
+    mark_free(segment, held.slot);
+    let generation = control.word64(record + rec::GENERATION);
+    // One writer: we have the lock.
+    let next = generation.load(Ordering::Relaxed).wrapping_add(1);
+    generation.store(next, Ordering::Release);
+    control
+        .word32(record + rec::PID)
+        .store(std::process::id(), Ordering::Relaxed);
+    control
+        .word32(record + rec::OFFLOADS)
+        .store(options.offloads.bits(), Ordering::Relaxed);
+    control
+        .word64(record + rec::SINCE)
+        .store(seconds_since_1970(), Ordering::Relaxed);
+    let mut name = [0; rec::NAME_BYTES];
+    let shown = options.name.floor_char_boundary(rec::NAME_BYTES);
+    name[..shown].copy_from_slice(&options.name.as_bytes()[..shown]);
+    control.write(record + rec::NAME, &name);
+    for word in 0..SLOT_WORDS as u64 {
+        control
+            .word64(record + rec::PENDING + word * 8)
+            .store(0, Ordering::Relaxed);
+    }
+    control
+        .word32(record + rec::BELL)
+        .store(doorbell::AWAKE, Ordering::Relaxed);
+    let zero = counters::Counters::default();
+    zero.show(control, record + rec::SENT);
+    zero.show(control, record + rec::RECEIVED);
+    Ok(next)
+}
+
+/// Calls the receiving half out of its sleep.
+#[derive(Debug, Clone)]
+pub struct Caller(Arc<Held>);
+
+impl Caller {
+    /// [`PortRx::wait`] returns now, or as soon as it is next called.
+    pub fn call(&self) {
+        self.0.called.store(true, Ordering::SeqCst);
+        doorbell::wake(self.0.control().word32(self.0.record() + rec::BELL));
+    }
+
+    /// Tells senders what this port takes unfinished from now on.
+    pub fn set_offloads(&self, offloads: Offloads) {
+        let word = self.0.control().word32(self.0.record() + rec::OFFLOADS);
+        word.store(offloads.bits(), Ordering::Release);
+    }
+}

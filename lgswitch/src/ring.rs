@@ -1,0 +1,277 @@
+//! Unicast: the byte ring from one port to one other.
+//!
+//! One writer, one reader. `head` counts the bytes ever published and only the writer stores it;
+//! `tail` counts the bytes ever taken and only the reader stores it. Neither wraps (at 100 Gbit/s
+//! a u64 lasts 47 years) nor is ever reset: whoever comes to hold a slot starts reading at the
+//! writers' heads and writing at its own, so a port that died leaves nothing to repair.
+//!
+//! # Why it is safe
+//!
+//! * *Publish.* The writer stores records, then `head` with `Release`; the reader loads `head`
+//!   with `Acquire`, so it sees the records whole.
+//! * *Reuse.* The reader copies a record out, then stores `tail` with `Release`; the writer loads
+//!   `tail` with `Acquire` before it writes over those bytes.
+//! * *Crash.* A writer that dies before the store of `head` has published nothing. A reader that
+//!   dies stops moving `tail`; its ring fills and costs its writer a counted drop a frame.
+//! * *Hostility.* A writer keeps its `head` in private memory and takes a `tail` that is not within
+//!   one capacity behind it for a full ring. A reader keeps its `tail` in private memory and
+//!   takes whatever [`record::read`] calls garbage for loss: it counts it and goes on at `head`.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use crate::frame::{Gather, VnetHeader};
+use crate::layout::{Geometry, PAIR_HEAD, PAIR_TAIL};
+use crate::map::Mapping;
+use crate::record::{self, Found};
+use crate::segment::Segment;
+use crate::slot::SlotIndex;
+
+/// How much of a ring or log is made sure of at a time, the first time round: a pair that only
+/// ever said hello costs this much, and a full filesystem is met here, as an error.
+const POPULATE_STEP: u64 = 64 << 10;
+
+/// Which pages of a ring or log its writer has made sure of. They stay for the file's life.
+#[derive(Debug)]
+pub(crate) struct Populated {
+    /// Bytes before this position exist; u64::MAX once all do.
+    until: u64,
+}
+
+impl Populated {
+    /// For a writer that starts at `position`: nothing is known.
+    pub(crate) fn from(position: u64) -> Self {
+        Self {
+            until: position - position % POPULATE_STEP,
+        }
+    }
+
+    /// Makes sure of all pages that `position..end` touches. `start` is where the writer began.
+    #[inline]
+    pub(crate) fn ensure(
+        &mut self,
+        map: &Mapping,
+        segment: &Segment,
+        file_offset: u64,
+        start: u64,
+        end: u64,
+    ) -> io::Result<()> {
+        while self.until < end {
+            let capacity = map.len() as u64;
+            let at = self.until % capacity;
+            map.populate(
+                segment.file(),
+                file_offset,
+                at,
+                POPULATE_STEP.min(capacity - at),
+            )?;
+            self.until += POPULATE_STEP;
+            if self.until >= start + capacity + POPULATE_STEP {
+                self.until = u64::MAX;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a writer may go on that finds `head` where its last writer stopped. Somebody may have
+/// scribbled over it: then it starts anew, which readers take for a gap and skip.
+pub(crate) fn sane_head(head: u64) -> u64 {
+    if head.is_multiple_of(record::ALIGN) && head < 1 << 62 {
+        head
+    } else {
+        0
+    }
+}
+
+/// The writing end.
+#[derive(Debug)]
+pub struct RingWriter {
+    map: Mapping,
+    offset: u64,
+    pair: u64,
+    start: u64,
+    head: u64,
+    published: u64,
+    tail: u64,
+    populated: Populated,
+}
+
+/// Why a ring did not take a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The reader has not made room yet.
+    Full,
+    /// The filesystem has no room for the ring's pages.
+    NoMemory,
+}
+
+impl RingWriter {
+    /// The end that `from`, who is us, writes to `to`. It goes on where its last writer stopped.
+    pub fn open(segment: &Segment, from: SlotIndex, to: SlotIndex) -> Result<Self, Refused> {
+        let geometry: &Geometry = segment.geometry();
+        let offset = geometry.ring(from.get(), to.get());
+        let map = Mapping::new(segment.file(), offset, geometry.ring_bytes(), true)
+            .map_err(|_| Refused::NoMemory)?;
+        let pair = geometry.pair(from.get(), to.get());
+        let head = segment
+            .control()
+            .word64(pair + PAIR_HEAD)
+            .load(Ordering::Relaxed);
+        let head = sane_head(head);
+        Ok(Self {
+            map,
+            offset,
+            pair,
+            start: head,
+            head,
+            published: head,
+            tail: head,
+            populated: Populated::from(head),
+        })
+    }
+
+    /// Bytes free for records, by what the reader last said.
+    #[inline]
+    fn free(&self) -> u64 {
+        // A tail from the future, or further back than the ring is long, is a lie: nothing free.
+        let used = self.head.wrapping_sub(self.tail);
+        (self.map.len() as u64).saturating_sub(used)
+    }
+
+    /// Whether frames of these lengths fit, one after another.
+    #[inline]
+    pub fn has_room(
+        &mut self,
+        segment: &Segment,
+        lengths: impl Iterator<Item = usize> + Clone,
+    ) -> bool {
+        let capacity = self.map.len() as u64;
+        let needed = lengths.fold(self.head, |at, len| {
+            at.wrapping_add(record::space(at, capacity, len))
+        });
+        let needed = needed.wrapping_sub(self.head);
+        if needed > self.free() {
+            let tail = segment.control().word64(self.pair + PAIR_TAIL);
+            self.tail = tail.load(Ordering::Acquire);
+        }
+        needed <= self.free()
+    }
+
+    /// Writes a frame, unpublished.
+    #[inline]
+    pub fn write(
+        &mut self,
+        segment: &Segment,
+        sequence: u64,
+        header: &VnetHeader,
+        frame: &Gather<'_>,
+    ) -> Result<(), Refused> {
+        if !self.has_room(segment, std::iter::once(frame.len())) {
+            return Err(Refused::Full);
+        }
+        let end = self.head + record::space(self.head, self.map.len() as u64, frame.len());
+        self.populated
+            .ensure(&self.map, segment, self.offset, self.start, end)
+            .map_err(|_| Refused::NoMemory)?;
+        self.head = record::write(&self.map, self.head, sequence, 0, header, frame);
+        Ok(())
+    }
+
+    /// Lets the reader see everything written; `false` if it has seen it all.
+    #[inline]
+    pub fn publish(&mut self, segment: &Segment) -> bool {
+        if self.published == self.head {
+            return false;
+        }
+        self.published = self.head;
+        let head = segment.control().word64(self.pair + PAIR_HEAD);
+        head.store(self.head, Ordering::Release);
+        true
+    }
+}
+
+/// The reading end.
+#[derive(Debug)]
+pub struct RingReader {
+    map: Option<Mapping>,
+    offset: u64,
+    pair: u64,
+    /// Everything before this position may be read.
+    head: u64,
+    tail: u64,
+    taken: u64,
+}
+
+impl RingReader {
+    /// The end that `to`, who is us and has just taken the slot, reads from `from`: what was
+    /// written for the holder before us is skipped.
+    pub fn open(segment: &Segment, from: SlotIndex, to: SlotIndex) -> Self {
+        let geometry = segment.geometry();
+        let pair = geometry.pair(from.get(), to.get());
+        let control = segment.control();
+        let head = control.word64(pair + PAIR_HEAD).load(Ordering::Acquire);
+        control
+            .word64(pair + PAIR_TAIL)
+            .store(head, Ordering::Release);
+        Self {
+            map: None,
+            offset: geometry.ring(from.get(), to.get()),
+            pair,
+            head,
+            tail: head,
+            taken: head,
+        }
+    }
+
+    /// Looks how far the writer has come.
+    #[inline]
+    pub fn refresh(&mut self, segment: &Segment) {
+        let head = segment.control().word64(self.pair + PAIR_HEAD);
+        self.head = head.load(Ordering::Acquire);
+    }
+
+    /// Whether everything seen by the last [`refresh`](Self::refresh) has been taken.
+    #[inline]
+    pub fn is_drained(&self) -> bool {
+        self.head == self.tail
+    }
+
+    /// The next record, which stays until [`take`](Self::take)n.
+    #[inline]
+    pub fn peek(&mut self, segment: &Segment) -> Found<'_> {
+        if self.is_drained() {
+            return Found::Nothing;
+        }
+        if self.map.is_none() {
+            let bytes = segment.geometry().ring_bytes();
+            self.map = Mapping::new(segment.file(), self.offset, bytes, true).ok();
+        }
+        match &self.map {
+            Some(map) => record::read(map, self.tail, self.head),
+            // No memory to map it: as good as lost.
+            None => Found::Garbage,
+        }
+    }
+
+    /// Is done with everything before `end`, which a peeked record gave.
+    #[inline]
+    pub fn take(&mut self, end: u64) {
+        self.tail = end;
+    }
+
+    /// Gives up what is there and goes on with what comes next.
+    pub fn skip_all(&mut self) {
+        self.tail = self.head;
+    }
+
+    /// Lets the writer have the room of everything taken.
+    #[inline]
+    pub fn release(&mut self, segment: &Segment) {
+        if self.taken != self.tail {
+            self.taken = self.tail;
+            let tail = segment.control().word64(self.pair + PAIR_TAIL);
+            tail.store(self.tail, Ordering::Release);
+        }
+    }
+}
