@@ -81,12 +81,13 @@ impl NetSetup {
         let operation = || format!("attach {link} to bridge {bridge}");
         let master = self.existing_bridge(bridge, operation)?;
         let info = self.existing(link, operation)?;
-        match &info.master {
-            Some(name) if name != bridge => {
-                let obstacle = format!("it is a port of {name}; detach it from that first");
-                return Err(Error::in_the_way(operation(), obstacle));
-            }
-            _ => {}
+        // By index: a bridge may go by an alternative name.
+        if info.master_index.is_some_and(|index| index != master.index) {
+            let other = info
+                .master
+                .map_or("another master".into(), |m| m.to_string());
+            let obstacle = format!("it is a port of {other}; detach it from that first");
+            return Err(Error::in_the_way(operation(), obstacle));
         }
         let request = LinkUnspec::new_with_index(info.index).controller(master.index);
         self.change(info.master_index == Some(master.index), request, operation)

@@ -13,7 +13,7 @@ use pnet_base::MacAddr;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoMacVtap, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo as Info,
-    LinkMessage, MacVtapMode, State,
+    LinkMessage, MacVtapMode,
 };
 use serde::{Serialize, Serializer};
 
@@ -172,7 +172,6 @@ impl LinkInfo {
                 LinkAttribute::Address(bytes) => link.mac = crate::mac::from_bytes(&bytes),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
-                LinkAttribute::OperState(State::LowerLayerDown) => link.carrier = false,
                 LinkAttribute::Controller(index) => link.master_index = Some(index),
                 LinkAttribute::Link(index) => link.lower_index = Some(index),
                 LinkAttribute::LinkInfo(info) => link.read_kind(info),
@@ -260,11 +259,13 @@ impl NetSetup {
         )?;
         let mut links = Vec::with_capacity(answers.len());
         for answer in answers {
-            if let RouteNetlinkMessage::NewLink(message) = answer {
-                links.push(
-                    LinkInfo::from_message(message)
-                        .map_err(|reason| Error::answer(operation(), reason))?,
-                );
+            let RouteNetlinkMessage::NewLink(message) = answer else {
+                continue;
+            };
+            match LinkInfo::from_message(message) {
+                Ok(link) => links.push(link),
+                // One link with a name nobody can type must not hide all others.
+                Err(reason) => tracing::warn!("an interface is left out of the list: {reason}"),
             }
         }
         let names: Vec<_> = links.iter().map(|l| (l.index, l.name.clone())).collect();

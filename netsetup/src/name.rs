@@ -158,6 +158,10 @@ fn fault(text: &str) -> Option<&'static str> {
         Some("it contains a :, the mark of an alias")
     } else if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         Some("it contains white space or a control character")
+    } else if text.bytes().any(|byte| byte == 0xa0) {
+        // The kernel's `isspace` reads Latin-1, where this is the no-break space; in UTF-8 it is
+        // a part of "à".
+        Some("it contains the byte A0, which the kernel takes for white space")
     } else {
         None
     }
@@ -186,6 +190,7 @@ mod tests {
             ("a b", "white space"),
             ("a\tb", "white space"),
             ("a\0b", "control"),
+            ("à", "A0"),
             ("tap%d", "only a new tap"),
         ] {
             let error = name.parse::<InterfaceName>().unwrap_err().to_string();

@@ -66,7 +66,8 @@ impl Change {
 /// it was in. It may be sent to and shared with other threads, save that taps are opened in the
 /// namespace of the calling thread; a mismatch is an error, never a tap in the wrong place.
 ///
-/// It blocks; inside an asynchronous task every call is an error.
+/// It blocks; inside an asynchronous task every call is an error (and dropping it there is
+/// tokio's panic: leave it to a thread that may block).
 #[derive(Debug)]
 pub struct NetSetup {
     // Before `runtime`: handles close before what drives them.
@@ -90,13 +91,15 @@ impl NetSetup {
         let handle = {
             let _in_runtime = runtime.enter();
             let (mut connection, handle, _unsolicited) =
-                rtnetlink::new_connection_with_strict_check().map_err(Error::OpenNetlink)?;
+                rtnetlink::new_connection().map_err(Error::OpenNetlink)?;
             let socket = connection.socket_mut().socket_mut();
-            // Errors in words, and without the whole request repeated: old kernels have neither
-            // (before 4.12 and 4.2), and then errors are merely terse.
+            // Errors in words, and without the whole request repeated; dumps filtered by the
+            // kernel. Old kernels have none of these (before 4.12, 4.2 and 4.20): then errors are
+            // terse, and we filter ourselves.
             if socket.set_ext_ack(true).is_ok() {
                 let _ = socket.set_cap_ack(true);
             }
+            let _ = socket.set_netlink_get_strict_chk(true);
             // The last word of each exchange is what tells an end from a cut.
             connection.set_forward_ack(true);
             connection.set_forward_done(true);

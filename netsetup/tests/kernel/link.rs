@@ -17,6 +17,8 @@ tests![
     deleting_is_idempotent_and_spares_hardware,
     a_veth_pair_has_its_macs_and_is_idempotent,
     many_links_are_all_listed,
+    one_untypable_name_hides_no_other_link,
+    a_bridge_may_go_by_an_alternative_name,
     json_says_what_a_person_would_ask,
 ];
 
@@ -233,6 +235,33 @@ fn many_links_are_all_listed(lab: &Lab) {
         plain_link(&format!("many{n}"));
     }
     assert_eq!(lab.net.links().unwrap().len(), names().len() + 1);
+}
+
+fn one_untypable_name_hides_no_other_link(lab: &Lab) {
+    plain_link("d0");
+    ip("link add a\u{1}b type bridge");
+    assert!(
+        lab.net
+            .links()
+            .unwrap()
+            .iter()
+            .any(|link| link.name.as_str() == "d0")
+    );
+}
+
+fn a_bridge_may_go_by_an_alternative_name(lab: &Lab) {
+    ip("link add br0 type bridge");
+    ip("link property add dev br0 altname lan");
+    plain_link("d0");
+    assert_eq!(
+        lab.net.set_master(&name("d0"), &name("lan")).unwrap(),
+        Change::Changed
+    );
+    assert_eq!(
+        lab.net.set_master(&name("d0"), &name("lan")).unwrap(),
+        Change::Unchanged
+    );
+    assert_eq!(show("d0")["master"], "br0");
 }
 
 fn json_says_what_a_person_would_ask(lab: &Lab) {
