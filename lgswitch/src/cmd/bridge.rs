@@ -151,7 +151,7 @@ impl DelBridge {
         let change = net.delete_bridge(&self.name)?;
         if change == Change::Unchanged && !self.if_exists {
             bail!(
-                "Cannot delete bridge {}: there is no interface of this name",
+                "Cannot delete bridge {}: there is no interface of this name (--if-exists accepts that)",
                 self.name
             );
         }

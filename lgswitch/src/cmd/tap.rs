@@ -137,7 +137,7 @@ impl DelTap {
         let change = net.delete_tap(&self.name)?;
         if change == Change::Unchanged && !self.if_exists {
             bail!(
-                "Cannot delete tap {}: there is no interface of this name",
+                "Cannot delete tap {}: there is no interface of this name (--if-exists accepts that)",
                 self.name
             );
         }
