@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pnet_base::MacAddr;
 
 use crate::console::{Answer, Console};
@@ -313,6 +315,16 @@ impl Guest {
     pub fn power_off(&mut self) -> Result<ExitStatus> {
         self.console.send(b"poweroff -f\n")?;
         self.ends()
+    }
+
+    /// Sends a signal to the launcher.
+    ///
+    /// # Errors
+    /// If it is gone already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).context("The launcher's process number")?;
+        kill(Pid::from_raw(pid), signal)
+            .with_context(|| format!("Sending {signal} to the launcher"))
     }
 
     /// `kill -9` of the launcher, and of nothing else.

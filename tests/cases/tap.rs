@@ -1,0 +1,197 @@
+//! Claims about guests on taps: the host, its bridges, and the LAN behind them.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use system_tests::wait::{PATIENCE, until_true};
+use system_tests::{Guest, Lab, Namespace, Need, claim};
+
+fn main() {
+    const NEEDS: &[Need] = &[Need::Guests, Need::Root];
+    const TCP: &[Need] = &[Need::Guests, Need::Root, Need::Tool("busybox")];
+    system_tests::main(vec![
+        claim(
+            "the_hosts_end_of_a_tunnet_has_its_address",
+            NEEDS,
+            the_hosts_end_has_its_address,
+        ),
+        claim(
+            "a_guest_on_a_bridge_reaches_the_lan",
+            NEEDS,
+            a_guest_on_a_bridge_reaches_the_lan,
+        ),
+        claim(
+            "tcp_over_a_tap_arrives_intact_both_ways",
+            TCP,
+            tcp_over_a_tap_arrives_intact,
+        ),
+        claim(
+            "a_guest_between_segment_and_bridge_routes",
+            NEEDS,
+            a_guest_between_segment_and_bridge,
+        ),
+    ])
+}
+
+/// The one link in `host` that is a tap.
+fn the_tap(host: &Namespace) -> Result<Value> {
+    let links = host.links()?;
+    links
+        .iter()
+        .find(|link| link["linkinfo"]["info_kind"] == "tun")
+        .cloned()
+        .with_context(|| format!("There is no tap among {links:?}"))
+}
+
+fn the_hosts_end_has_its_address() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = Namespace::new()?;
+    let mut guest = lab
+        .guest("guest")
+        .inside(&host)
+        .option("--tunnet=192.168.19.1")
+        .kernel_argument("eth0=192.168.19.2/24")
+        .boot()?;
+    let tap = the_tap(&host)?;
+    let flags = tap["flags"].as_array().cloned().unwrap_or_default();
+    ensure!(flags.contains(&"UP".into()), "The tap is not up: {tap}");
+    let addresses = tap["addr_info"].as_array().cloned().unwrap_or_default();
+    ensure!(
+        addresses
+            .iter()
+            .any(|address| address["local"] == "192.168.19.1" && address["prefixlen"] == 24),
+        "The tap has not the address 192.168.19.1/24: {tap}"
+    );
+    guest.pings("192.168.19.1")?;
+    host.run("ping -n -c 3 -i 0.2 -W 5 192.168.19.2")?;
+
+    ensure!(
+        guest.power_off()?.success(),
+        "Power-off is no success: {}",
+        guest.errors()
+    );
+    ensure!(
+        host.link_names()?.is_empty(),
+        "The tap is still there: {:?}",
+        host.links()?
+    );
+    Ok(())
+}
+
+/// A host with a bridge, and behind it a LAN with one more host, 10.7.0.1.
+fn bridged_lan() -> Result<(Namespace, Namespace)> {
+    let (host, lan) = (Namespace::new()?, Namespace::new()?);
+    host.run("ip link add br0 type bridge")?;
+    host.run("ip link set br0 up")?;
+    host.cable("lan0", &lan, "eth0")?;
+    host.run("ip link set lan0 master br0")?;
+    lan.run("ip address add 10.7.0.1/24 dev eth0")?;
+    lan.run("ip address add fd07::1/64 dev eth0 nodad")?;
+    Ok((host, lan))
+}
+
+fn guest_on_the_lan(lab: &Lab, host: &Namespace) -> Result<Guest> {
+    lab.guest("guest")
+        .inside(host)
+        .option("--tunnet=bridge:br0")
+        .kernel_argument("eth0=10.7.0.2/24,fd07::2/64")
+        .boot()
+}
+
+fn a_guest_on_a_bridge_reaches_the_lan() -> Result<()> {
+    let lab = Lab::new()?;
+    let (host, lan) = bridged_lan()?;
+    let mut guest = guest_on_the_lan(&lab, &host)?;
+    let tap = the_tap(&host)?;
+    ensure!(
+        tap["master"] == "br0",
+        "The tap is no port of the bridge: {tap}"
+    );
+    guest.pings("10.7.0.1")?;
+    guest.pings("fd07::1")?;
+    lan.run("ping -n -c 3 -i 0.2 -W 5 10.7.0.2")?;
+    ensure!(
+        guest.power_off()?.success(),
+        "Power-off is no success: {}",
+        guest.errors()
+    );
+    let mut names = host.link_names()?;
+    names.sort();
+    ensure!(
+        names == ["br0", "lan0"],
+        "What was there, and only that, should be left: {names:?}"
+    );
+    Ok(())
+}
+
+fn tcp_over_a_tap_arrives_intact() -> Result<()> {
+    let lab = Lab::new()?;
+    let (host, lan) = bridged_lan()?;
+    let mut guest = guest_on_the_lan(&lab, &host)?;
+    let digest = guest.makes_a_file("/tmp/data", 8 << 20)?;
+    guest.serves_a_file(7001, "/tmp/data")?;
+    // From the guest: its checksums and large segments, finished on the host's side of the tap.
+    let arrived = lan
+        .run("busybox timeout 60 busybox nc 10.7.0.2 7001")?
+        .len();
+    ensure!(arrived > 0, "Nothing arrived");
+    let output = lan
+        .command("sh")
+        .args(["-c", "busybox nc 10.7.0.2 7001 </dev/null | sha256sum"])
+        .output()?;
+    let received = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(received == digest, "Sent {digest}, arrived {received}");
+
+    // To the guest: the host's large segments.
+    guest.serves_a_digest(7002)?;
+    let data = lab.path("data");
+    std::fs::write(
+        &data,
+        (0..8 << 20)
+            .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect::<Vec<_>>(),
+    )?;
+    let shell = format!(
+        "sha256sum <{0}; busybox nc 10.7.0.2 7002 <{0}",
+        data.display()
+    );
+    let output = lan.command("sh").args(["-c", &shell]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<_> = text.lines().collect();
+    ensure!(
+        lines.len() == 2 && lines[0] == lines[1],
+        "What was sent, and what arrived:\n{text}"
+    );
+    Ok(())
+}
+
+fn a_guest_between_segment_and_bridge() -> Result<()> {
+    let lab = Lab::new()?;
+    let (host, lan) = bridged_lan()?;
+    let mut router = lab
+        .guest("router")
+        .inside(&host)
+        .option("--sharenet=lan1")
+        .option("--tunnet=bridge:br0")
+        .kernel_argument("eth0=10.0.0.1/24")
+        .kernel_argument("eth1=10.7.0.2/24")
+        .start()?;
+    let mut inner = lab
+        .guest("inner")
+        .option("--sharenet=lan1")
+        .kernel_argument("eth0=10.0.0.2/24")
+        .start()?;
+    router.booted()?;
+    inner.booted()?;
+    router.succeeds("echo 1 >/proc/sys/net/ipv4/ip_forward")?;
+    inner.succeeds("ip route add default via 10.0.0.1")?;
+    lan.run("ip route add 10.0.0.0/24 via 10.7.0.2")?;
+    inner.pings("10.7.0.1")?;
+    lan.run("ping -n -c 3 -i 0.2 -W 5 10.0.0.2")?;
+    router.power_off()?;
+    until_true("the tap to go", PATIENCE, || {
+        Ok(!host
+            .link_names()?
+            .iter()
+            .any(|name| name.starts_with("tap")))
+    })
+}
