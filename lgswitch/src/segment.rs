@@ -79,6 +79,17 @@ pub enum Error {
         /// What needed the room.
         what: &'static str,
     },
+    /// An address the peers page has no way to say.
+    #[error(
+        "A port of {} can't have the MAC {mac}: its first byte must be even, and not 00 (which \
+         says 'unused' on a peers page)", .path.display()
+    )]
+    Mac {
+        /// The file.
+        path: PathBuf,
+        /// The address asked for.
+        mac: pnet_base::MacAddr,
+    },
     /// Nobody gave the slot back.
     #[error(
         "Slot {slot} of {} is held{}; leave the choice to us, or end its holder", .path.display(),

@@ -43,6 +43,7 @@ use crate::layout::slot_record as rec;
 use crate::layout::{self, MAC_BYTES, PROMISCUOUS};
 use crate::lock;
 use crate::map::Mapping;
+use crate::peers::is_group;
 use crate::segment::{Error, Segment, io_error, random_bytes, seconds_since_1970};
 use crate::slot::{SLOT_WORDS, SlotIndex};
 
@@ -102,6 +103,12 @@ impl Held {
         self.segment.geometry().slot(self.slot.get())
     }
 
+    /// The slot's record is filled in.
+    fn set_live(&self) {
+        let state = self.control().word32(self.record() + rec::STATE);
+        state.store(rec::LIVE, Ordering::Release);
+    }
+
     /// Marks `slot` free if its holder is gone without having done so. Taking its lock for that moment is
     /// what makes it safe: nobody else can be taking the slot.
     pub(crate) fn bury_if_dead(&self, slot: SlotIndex) -> bool {
@@ -143,30 +150,65 @@ pub struct Port {
     rx: PortRx,
 }
 
+/// A slot that is held and has no address: nobody sends there. Dropping it gives the slot back.
+#[derive(Debug)]
+pub struct Reservation(Held);
+
+impl Reservation {
+    /// The slot.
+    pub fn slot(&self) -> SlotIndex {
+        self.0.slot
+    }
+}
+
 impl Segment {
-    /// Takes a slot.
+    /// Takes a slot and joins the segment.
     pub fn port(self: &Arc<Self>, options: PortOptions) -> Result<Port, Error> {
         let mac = match options.mac {
+            Some(mac) if mac.0 == layout::UNUSED || is_group(&mac) => {
+                let path = self.path().to_owned();
+                return Err(Error::Mac { path, mac });
+            }
             Some(mac) => mac,
             None => random_mac().map_err(io_error("draw a MAC for", self.path()))?,
         };
-        let lock = self.reopen()?;
-        let slot = take_slot(self, &lock, options.slot)?;
-        let held = Arc::new(Held {
-            segment: Arc::clone(self),
-            slot,
-            mac,
-            fdb: Fdb::default(),
-            called: AtomicBool::new(false),
-            lock,
-        });
         // From here on, dropping `held` undoes everything.
+        let held = Arc::new(self.take(options.slot, mac)?);
         let generation = settle(&held, &options)?;
         let tx = PortTx::new(Arc::clone(&held), generation);
         let rx = PortRx::new(Arc::clone(&held));
         let port = Port { held, tx, rx };
         port.announce(options.promiscuous);
         Ok(port)
+    }
+
+    /// Takes a slot and does not join, so that nobody else has it.
+    pub fn hold(
+        self: &Arc<Self>,
+        slot: Option<SlotIndex>,
+        name: &str,
+    ) -> Result<Reservation, Error> {
+        let held = self.take(slot, MacAddr::zero())?;
+        let options = PortOptions {
+            name: name.to_owned(),
+            ..PortOptions::default()
+        };
+        settle(&held, &options)?;
+        held.set_live();
+        Ok(Reservation(held))
+    }
+
+    fn take(self: &Arc<Self>, wanted: Option<SlotIndex>, mac: MacAddr) -> Result<Held, Error> {
+        let lock = self.reopen()?;
+        let slot = take_slot(self, &lock, wanted)?;
+        Ok(Held {
+            segment: Arc::clone(self),
+            slot,
+            mac,
+            fdb: Fdb::default(),
+            called: AtomicBool::new(false),
+            lock,
+        })
     }
 }
 
@@ -195,8 +237,7 @@ impl Port {
     /// the rest is there.
     fn announce(&self, promiscuous: bool) {
         let control = self.held.control();
-        let state = control.word32(self.held.record() + rec::STATE);
-        state.store(rec::LIVE, Ordering::Release);
+        self.held.set_live();
         let MacAddr(first, a, b, c, d, e) = self.mac();
         let at = (self.slot().get() * MAC_BYTES) as u64;
         for (i, byte) in (1..).zip([a, b, c, d, e]) {
