@@ -16,6 +16,8 @@
 //! * *Hostility.* A writer keeps its `head` in private memory and takes a `tail` that is not within
 //!   one capacity behind it for a full ring. A reader keeps its `tail` in private memory and
 //!   takes whatever [`record::read`] calls garbage for loss: it counts it and goes on at `head`.
+//! * *Healing.* A word that somebody scribbled over is stored anew by its owner: `tail` when the
+//!   reader sweeps, `head` when the writer meets a `tail` that can't be.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -95,6 +97,8 @@ pub struct RingWriter {
     published: u64,
     tail: u64,
     populated: Populated,
+    /// Reader and writer do not agree where they are; the reader is to start at `head`.
+    estranged: bool,
 }
 
 /// Why a ring did not take a frame.
@@ -114,11 +118,9 @@ impl RingWriter {
         let map = Mapping::new(segment.file(), offset, geometry.ring_bytes(), true)
             .map_err(|_| Refused::NoMemory)?;
         let pair = geometry.pair(from.get(), to.get());
-        let head = segment
-            .control()
-            .word64(pair + PAIR_HEAD)
-            .load(Ordering::Relaxed);
-        let head = sane_head(head);
+        let word = |at| segment.control().word64(pair + at).load(Ordering::Acquire);
+        let found = word(PAIR_HEAD);
+        let head = sane_head(found);
         Ok(Self {
             map,
             offset,
@@ -126,8 +128,10 @@ impl RingWriter {
             start: head,
             head,
             published: head,
-            tail: head,
+            // Its reader may still be busy with what our predecessor sent.
+            tail: word(PAIR_TAIL),
             populated: Populated::from(head),
+            estranged: head != found,
         })
     }
 
@@ -154,6 +158,7 @@ impl RingWriter {
         if needed > self.free() {
             let tail = segment.control().word64(self.pair + PAIR_TAIL);
             self.tail = tail.load(Ordering::Acquire);
+            self.estranged |= self.head.wrapping_sub(self.tail) > capacity;
         }
         needed <= self.free()
     }
@@ -178,10 +183,10 @@ impl RingWriter {
         Ok(())
     }
 
-    /// Lets the reader see everything written; `false` if it has seen it all.
+    /// Lets the reader see everything written; `false` if there is nothing new to see.
     #[inline]
     pub fn publish(&mut self, segment: &Segment) -> bool {
-        if self.published == self.head {
+        if self.published == self.head && !std::mem::take(&mut self.estranged) {
             return false;
         }
         self.published = self.head;
@@ -263,6 +268,14 @@ impl RingReader {
     /// Gives up what is there and goes on with what comes next.
     pub fn skip_all(&mut self) {
         self.tail = self.head;
+    }
+
+    /// Says again how far we are, in case somebody scribbled over it.
+    pub fn reassert(&self, segment: &Segment) {
+        let tail = segment.control().word64(self.pair + PAIR_TAIL);
+        if tail.load(Ordering::Relaxed) != self.taken {
+            tail.store(self.taken, Ordering::Release);
+        }
     }
 
     /// Lets the writer have the room of everything taken.

@@ -29,7 +29,7 @@ mod tx;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pnet_base::MacAddr;
 
@@ -87,6 +87,8 @@ pub(crate) struct Held {
     pub(crate) slot: SlotIndex,
     pub(crate) mac: MacAddr,
     pub(crate) fdb: Fdb,
+    /// What we take unfinished. The slot record shows it to senders; we go by this.
+    offloads: AtomicU32,
     /// The receiving half is wanted for something else than a frame.
     called: AtomicBool,
     /// Carries the lock on the slot's byte. Its description is this port's own.
@@ -101,6 +103,17 @@ impl Held {
     /// Where the slot's record is.
     pub(crate) fn record(&self) -> u64 {
         self.segment.geometry().slot(self.slot.get())
+    }
+
+    /// What this port takes unfinished.
+    pub(crate) fn offloads(&self) -> Offloads {
+        Offloads::from_bits(self.offloads.load(Ordering::Relaxed))
+    }
+
+    /// Tells senders what it takes.
+    pub(crate) fn reassert_offloads(&self) {
+        let word = self.control().word32(self.record() + rec::OFFLOADS);
+        word.store(self.offloads().bits(), Ordering::Release);
     }
 
     /// The slot's record is filled in.
@@ -173,7 +186,7 @@ impl Segment {
             None => random_mac().map_err(io_error("draw a MAC for", self.path()))?,
         };
         // From here on, dropping `held` undoes everything.
-        let held = Arc::new(self.take(options.slot, mac)?);
+        let held = Arc::new(self.take(options.slot, mac, options.offloads)?);
         let generation = settle(&held, &options)?;
         let tx = PortTx::new(Arc::clone(&held), generation);
         let rx = PortRx::new(Arc::clone(&held));
@@ -188,7 +201,7 @@ impl Segment {
         slot: Option<SlotIndex>,
         name: &str,
     ) -> Result<Reservation, Error> {
-        let held = self.take(slot, MacAddr::zero())?;
+        let held = self.take(slot, MacAddr::zero(), Offloads::NONE)?;
         let options = PortOptions {
             name: name.to_owned(),
             ..PortOptions::default()
@@ -198,7 +211,12 @@ impl Segment {
         Ok(Reservation(held))
     }
 
-    fn take(self: &Arc<Self>, wanted: Option<SlotIndex>, mac: MacAddr) -> Result<Held, Error> {
+    fn take(
+        self: &Arc<Self>,
+        wanted: Option<SlotIndex>,
+        mac: MacAddr,
+        offloads: Offloads,
+    ) -> Result<Held, Error> {
         let lock = self.reopen()?;
         let slot = take_slot(self, &lock, wanted)?;
         Ok(Held {
@@ -206,6 +224,7 @@ impl Segment {
             slot,
             mac,
             fdb: Fdb::default(),
+            offloads: AtomicU32::new(offloads.bits()),
             called: AtomicBool::new(false),
             lock,
         })
@@ -314,9 +333,7 @@ fn settle(held: &Held, options: &PortOptions) -> Result<u64, Error> {
     control
         .word32(record + rec::PID)
         .store(std::process::id(), Ordering::Relaxed);
-    control
-        .word32(record + rec::OFFLOADS)
-        .store(options.offloads.bits(), Ordering::Relaxed);
+    held.reassert_offloads();
     control
         .word64(record + rec::SINCE)
         .store(seconds_since_1970(), Ordering::Relaxed);
@@ -351,7 +368,8 @@ impl Caller {
 
     /// Tells senders what this port takes unfinished from now on.
     pub fn set_offloads(&self, offloads: Offloads) {
-        let word = self.0.control().word32(self.0.record() + rec::OFFLOADS);
-        word.store(offloads.bits(), Ordering::Release);
+        // A frame that comes between the two stores is dropped, and counted.
+        self.0.offloads.store(offloads.bits(), Ordering::Relaxed);
+        self.0.reassert_offloads();
     }
 }

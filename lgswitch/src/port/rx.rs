@@ -8,7 +8,7 @@ use super::counters::{Counters, RxDrop};
 use super::{Caller, Held};
 use crate::doorbell;
 use crate::flood::{Copied, LogReader};
-use crate::frame::{Frame, Offloads};
+use crate::frame::Frame;
 use crate::layout::slot_record as rec;
 use crate::map::SharedBytes;
 use crate::peers::is_group;
@@ -133,6 +133,10 @@ impl PortRx {
         (0..self.held.segment.high_water())
             .filter_map(SlotIndex::new)
             .for_each(|slot| self.todo.insert(slot));
+        for source in &self.sources {
+            source.ring.reassert(&self.held.segment);
+        }
+        self.held.reassert_offloads();
         self.held.fdb.forget(None, self.held.fdb.now());
     }
 
@@ -268,11 +272,7 @@ impl Visit<'_> {
         frame: &Frame<'_>,
         take: &mut impl FnMut(&Frame<'_>) -> Verdict,
     ) -> Verdict {
-        let offloads = self
-            .held
-            .control()
-            .word32(self.held.record() + rec::OFFLOADS);
-        let takes = Offloads::from_bits(offloads.load(Ordering::Relaxed));
+        let takes = self.held.offloads();
         if !frame
             .header
             .needs()

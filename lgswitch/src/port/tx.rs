@@ -234,6 +234,9 @@ impl PortTx {
             peer.generation = generation;
             self.held.fdb.forget(Some(slot), self.now);
         }
+        // Whatever comes of it, there may be something its reader is to see.
+        self.dirty.insert(slot);
+        self.any_dirty = true;
         let sequence = self.sequence;
         self.sequence += 1;
         if takes.contains(needs) {
@@ -264,8 +267,6 @@ impl PortTx {
                     .map_err(refused)?;
             }
         }
-        self.dirty.insert(slot);
-        self.any_dirty = true;
         Ok(())
     }
 
