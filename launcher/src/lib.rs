@@ -1,1 +1,149 @@
-//! placeholder
+//! **launcher** runs a guest and puts it on a wire: a sharenet, a tap, a bridge.
+//!
+//! # The tour
+//!
+//! A guest goes through these modules in this order:
+//!
+//! 1. [`cli`]: the command line, the seed's own, becomes a
+//! 2. [`plan`]: `GuestPlan`, checked and printable (`--dry-run`): memory, kernel, devices in order.
+//! 3. [`image`]: the kernel file is what it says it is (bzImage or ELF), whole, and fits in memory.
+//! 4. [`engine`]: who plays the computer? A seam: [`engine::qemu`] today, `kvm` and `lguest` to come.
+//! 5. [`backend`]: the host's side of each device (disk, network), and of the console. A backend
+//!    knows the host and no guest interface; an engine wires it to one.
+//! 6. [`stop`]: from here on somebody may want the guest to end: a signal, three ^C.
+//! 7. [`end`]: why it ended, and the exit status that says so.
+//!
+//! [`run`] is that journey in one page. Nothing is made before everything that can be checked
+//! without making it has been; what is made goes away with this process, however it dies: a tap
+//! is not persistent, a port is a file lock, QEMU is killed by the kernel when we are
+//! (`PR_SET_PDEATHSIG`), sockets have no name by the time anything uses them.
+
+pub mod backend;
+pub mod cli;
+pub mod end;
+pub mod engine;
+pub mod error;
+pub mod image;
+pub mod plan;
+pub mod stop;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use backend::console::{self, Console};
+use cli::{Invocation, Options};
+use end::GuestEnd;
+use engine::Guest;
+use error::Error;
+use image::Image;
+
+/// The whole program: reads the command line (the program's name first), runs the guest to its
+/// end, tells in one sentence on stderr what went wrong, if anything, and gives the exit status.
+///
+/// Call it on the process's first thread: QEMU is tied to the life of the thread that starts it.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let outcome = cli::parse(args).and_then(|invocation| match invocation {
+        Invocation::Text(text) => print(&text).map(|()| 0),
+        Invocation::Run(options) => {
+            tell_warnings(options.verbose);
+            run(options)
+        }
+    });
+    console::terminal::restore();
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+/// Runs one guest from its plan to its end. Gives the exit status: 0 for a guest that powered
+/// off or rebooted, others in [`end`].
+fn run(options: Options) -> Result<u8, Error> {
+    let Options {
+        plan,
+        engine: choice,
+        verbose,
+        dry_run,
+    } = options;
+
+    // What can be checked without making anything.
+    plan.memory.check_host()?;
+    let image = Image::open(&plan)?;
+    let (engine, why) = engine::choose(choice, &image)?;
+    engine.check(&plan, &image)?;
+    if verbose {
+        eprintln!("launcher: engine {}, because {why}", engine.name());
+    }
+    if dry_run {
+        let arguments = plan.arguments.with_defaults(engine.default_arguments());
+        return print(&format!(
+            "engine    {}, because {why}\n{plan}arguments {arguments}\n",
+            engine.name()
+        ))
+        .map(|()| 0);
+    }
+
+    // From here on signals are requests; every thread made later inherits their block.
+    let (stop, requests) = stop::channel()?;
+    stop::watch_signals(&stop)?;
+    let devices = backend::open(&plan)?;
+    let (console, guest_end) = Console::start(stop)?;
+    let guest = Guest {
+        plan: &plan,
+        image: &image,
+        devices,
+        console: guest_end,
+        stop: &requests,
+    };
+    let outcome = engine.run(guest);
+
+    // The engine is gone, so its end of the console is shut: what is left in between is printed,
+    // and what the guest said last tells a panic from a reboot.
+    let words = console.finish(&requests);
+    let end = outcome?.explained_by(&words);
+    if let Some(sentence) = end.complaint() {
+        eprintln!("launcher: {sentence}");
+    } else if verbose && end != GuestEnd::PoweredOff {
+        eprintln!("launcher: {end}");
+    }
+    Ok(end.exit_status())
+}
+
+/// Prints to stdout. A reader that has gone away is no trouble of ours.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::Print(error)),
+        _ => Ok(()),
+    }
+}
+
+/// One line, whatever is in it: names come from the user and may hold line breaks.
+fn complain(error: &Error) {
+    let line: String = error
+        .to_string()
+        .split(['\n', '\r'])
+        .collect::<Vec<_>>()
+        .join(" ");
+    eprintln!("launcher: {line}");
+}
+
+/// What the libraries below have to say goes to stderr: warnings, and with `--verbose` more.
+fn tell_warnings(verbose: bool) {
+    let level = if verbose {
+        tracing::Level::DEBUG
+    } else {
+        tracing::Level::WARN
+    };
+    // Somebody else's subscriber (a test's) is as good.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}

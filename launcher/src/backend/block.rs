@@ -1,0 +1,214 @@
+//! A disk: an image file or a block device, opened and measured.
+//!
+//! A guest's writes go past the host's page cache (`O_DIRECT`) where the filesystem takes that:
+//! the guest has a cache of its own, and one is enough. And no guest makes a file grow: its size
+//! in whole sectors is the disk's size, for good.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::plan::device::BlockPlan;
+
+/// A sector, in bytes: the unit virtio-blk and all disks before it count in.
+pub const SECTOR: u64 = 512;
+
+/// The largest unit of direct I/O in use, in bytes. A file that ends within such a unit would grow
+/// to its end by a direct write, so it is written through the cache instead.
+const DIRECT_UNIT: u64 = 4096;
+
+/// An opened disk.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its name.
+    pub path: PathBuf,
+    /// The image or device, open with the rights the guest shall have, and `O_DIRECT` if `direct`.
+    pub file: File,
+    /// Its size in bytes: whole sectors, not zero.
+    pub size: u64,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+    /// Whether it is accessed past the host's page cache.
+    pub direct: bool,
+    /// Whether it is a block device of the host.
+    pub is_device: bool,
+}
+
+/// Why something can't be a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// It is not there.
+    #[error("There is no disk {}; make it with 'truncate -s 1G', and write ',ro' behind a file that is only read", .0.display())]
+    Missing(PathBuf),
+    /// It can't be read, or not written.
+    #[error("No permission to {how} the disk {}{hint}", .path.display())]
+    NoPermission {
+        /// The disk.
+        path: PathBuf,
+        /// What was asked for.
+        how: &'static str,
+        /// What might help.
+        hint: &'static str,
+    },
+    /// A directory, a terminal, a pipe.
+    #[error("{} is {what}; a disk is a file or a block device", .path.display())]
+    NotADisk {
+        /// What was given.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Nothing in it.
+    #[error("The disk {} is empty; give it a size with 'truncate -s'", .0.display())]
+    Empty(PathBuf),
+    /// Not whole sectors.
+    #[error("The disk {} has {size} bytes, which is not a multiple of {SECTOR}; is it a raw image, and whole?", .path.display())]
+    Ragged {
+        /// The disk.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// Something else.
+    #[error("Cannot open the disk {}: {error}", .path.display())]
+    Io {
+        /// The disk.
+        path: PathBuf,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+}
+
+impl Disk {
+    /// Opens a disk.
+    ///
+    /// # Errors
+    /// See [`BlockError`].
+    pub fn open(plan: &BlockPlan) -> Result<Self, BlockError> {
+        let path = plan.path.clone();
+        let explain = |error| explain(&path, plan.read_only, error);
+        // Looked at before it is opened: opening a pipe would wait for its other end.
+        let kind = std::fs::metadata(&path).map_err(explain)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let what = if kind.is_dir() {
+                "a directory"
+            } else {
+                "neither a file nor a block device"
+            };
+            return Err(BlockError::NotADisk { path, what });
+        }
+        let mut file = open(&path, plan.read_only, 0).map_err(explain)?;
+        // A block device has no length but an end.
+        let size = file
+            .seek(SeekFrom::End(0))
+            .and_then(|end| file.rewind().map(|()| end))
+            .map_err(explain)?;
+        if size == 0 {
+            return Err(BlockError::Empty(path));
+        }
+        if size % SECTOR != 0 {
+            return Err(BlockError::Ragged { path, size });
+        }
+        // Opening is the only question that every filesystem answers.
+        let direct = (size % DIRECT_UNIT == 0)
+            .then(|| open(&path, plan.read_only, libc::O_DIRECT).ok())
+            .flatten();
+        let is_direct = direct.is_some();
+        Ok(Self {
+            path,
+            file: direct.unwrap_or(file),
+            size,
+            read_only: plan.read_only,
+            direct: is_direct,
+            is_device: kind.is_block_device(),
+        })
+    }
+}
+
+fn open(path: &Path, read_only: bool, flags: i32) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        .custom_flags(flags)
+        .open(path)
+}
+
+fn explain(path: &Path, read_only: bool, error: io::Error) -> BlockError {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound => BlockError::Missing(path),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if read_only => {
+            BlockError::NoPermission {
+                path,
+                how: "read",
+                hint: "",
+            }
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            BlockError::NoPermission {
+                path,
+                how: "read and write",
+                hint: "; if the guest need not write, add ',ro' to its name",
+            }
+        }
+        _ => BlockError::Io { path, error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk_of(bytes: u64) -> (tempfile::NamedTempFile, BlockPlan) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(bytes).unwrap();
+        let plan = BlockPlan {
+            path: file.path().to_owned(),
+            read_only: false,
+        };
+        (file, plan)
+    }
+
+    #[test]
+    fn a_disk_is_whole_sectors() {
+        let (_file, plan) = disk_of(1 << 20);
+        assert_eq!(Disk::open(&plan).unwrap().size, 1 << 20);
+        let (_file, plan) = disk_of(0);
+        assert!(matches!(Disk::open(&plan), Err(BlockError::Empty(_))));
+        let (_file, plan) = disk_of(513);
+        assert!(matches!(
+            Disk::open(&plan),
+            Err(BlockError::Ragged { size: 513, .. })
+        ));
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_direct_block_is_never_written_directly() {
+        let (_file, plan) = disk_of(4096 + 512);
+        assert!(!Disk::open(&plan).unwrap().direct);
+    }
+
+    #[test]
+    fn what_cannot_be_a_disk_is_named() {
+        let plan = |path: &str| BlockPlan {
+            path: path.into(),
+            read_only: true,
+        };
+        assert!(matches!(
+            Disk::open(&plan("/")),
+            Err(BlockError::NotADisk {
+                what: "a directory",
+                ..
+            })
+        ));
+        assert!(matches!(
+            Disk::open(&plan("/dev/null")),
+            Err(BlockError::NotADisk { .. })
+        ));
+        assert!(matches!(
+            Disk::open(&plan("/no/such/disk")),
+            Err(BlockError::Missing(_))
+        ));
+    }
+}

@@ -1,0 +1,62 @@
+//! The host's side of a guest's devices. A backend knows a file, a tap, a port, a terminal; it
+//! knows no guest interface. An [`Engine`](crate::engine::Engine) wires it to one: to virtio rings
+//! of its own, to QEMU, to DMA keys.
+//!
+//! Devices are opened in an order that keeps a failure cheap: disks first (nothing is made), then
+//! taps (gone with us), then ports (a missing sharenet is *made*, and stays). They are handed on
+//! in the order of the command line.
+
+pub mod block;
+pub mod console;
+pub mod net;
+
+use block::Disk;
+use net::NetDevice;
+
+use crate::error::Error;
+use crate::plan::GuestPlan;
+use crate::plan::device::{DevicePlan, Wire};
+
+/// A device, opened.
+#[derive(Debug)]
+pub enum Device {
+    /// A network interface on its wire.
+    Net(NetDevice),
+    /// A disk.
+    Block(Disk),
+}
+
+/// Opens all devices of a plan. What was opened before one that fails is closed again, which is
+/// all it takes to undo it.
+///
+/// # Errors
+/// The first device that can't be had.
+pub fn open(plan: &GuestPlan) -> Result<Vec<Device>, Error> {
+    let mut order: Vec<(usize, &DevicePlan)> = plan.devices.iter().enumerate().collect();
+    order.sort_by_key(|(_, device)| match device {
+        DevicePlan::Block(_) => 0,
+        DevicePlan::Net(net) if !matches!(net.wire, Wire::Sharenet { .. }) => 1,
+        DevicePlan::Net(_) => 2,
+    });
+    let mut opened = Vec::with_capacity(order.len());
+    for (place, device) in order {
+        let device = match device {
+            DevicePlan::Block(disk) => Device::Block(Disk::open(disk)?),
+            DevicePlan::Net(net) => {
+                Device::Net(NetDevice::open(net, interface_number(plan, place))?)
+            }
+        };
+        opened.push((place, device));
+    }
+    opened.sort_by_key(|(place, _)| *place);
+    Ok(opened.into_iter().map(|(_, device)| device).collect())
+}
+
+/// Which of the guest's network interfaces the device at `place` is: the N of its ethN.
+fn interface_number(plan: &GuestPlan, place: usize) -> usize {
+    plan.devices
+        .iter()
+        .take(place)
+        .filter(|device| matches!(device, DevicePlan::Net(_)))
+        .count()
+}

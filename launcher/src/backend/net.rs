@@ -1,0 +1,94 @@
+//! A network interface's wire: a port on a sharenet, or a tap.
+
+use std::sync::Arc;
+
+use lgswitch::{CreateOptions, MacAddr, Port, PortOptions, Segment};
+use netsetup::{NetSetup, Tap, TapOptions, TapPlan};
+
+use crate::error::Error;
+use crate::plan::device::{NetPlan, Wire};
+
+/// A network interface, its wire plugged in.
+#[derive(Debug)]
+pub struct NetDevice {
+    /// The guest end's address.
+    pub mac: MacAddr,
+    /// The largest packet the wire takes, in bytes without the Ethernet header.
+    pub mtu: u32,
+    /// The wire.
+    pub link: Link,
+}
+
+/// The wire, held open.
+#[derive(Debug)]
+pub enum Link {
+    /// Our port on a sharenet. Dropping it frees its slot.
+    Sharenet(Box<Port>),
+    /// The tap whose other end is in the host. Closing it removes it. Frames carry a virtio-net
+    /// header of 12 bytes.
+    Tap(Tap),
+}
+
+impl NetDevice {
+    /// Plugs in interface number `number` of the guest.
+    ///
+    /// # Errors
+    /// The sharenet can't be joined or made, the tap not made or not attached.
+    pub fn open(plan: &NetPlan, number: usize) -> Result<Self, Error> {
+        let mac = match plan.mac {
+            Some(mac) => mac,
+            None => netsetup::random_mac()?,
+        };
+        match &plan.wire {
+            Wire::Sharenet { segment, slot } => {
+                let segment: Arc<Segment> =
+                    Segment::open_or_create(&segment.path(), &CreateOptions::default())?;
+                let mtu = segment.mtu();
+                let port = segment.port(PortOptions {
+                    mac: Some(mac),
+                    slot: *slot,
+                    name: format!("eth{number}"),
+                    ..Default::default()
+                })?;
+                Ok(Self {
+                    mac,
+                    mtu,
+                    link: Link::Sharenet(Box::new(port)),
+                })
+            }
+            Wire::Host(address) => Self::tap(
+                mac,
+                TapPlan {
+                    addresses: vec![*address],
+                    up: true,
+                    ..Default::default()
+                },
+            ),
+            Wire::Bridge(bridge) => Self::tap(
+                mac,
+                TapPlan {
+                    bridge: Some(bridge.clone()),
+                    up: true,
+                    ..Default::default()
+                },
+            ),
+        }
+    }
+
+    fn tap(mac: MacAddr, plan: TapPlan) -> Result<Self, Error> {
+        let net = NetSetup::new()?;
+        let tap = net.setup_tap(&TapPlan {
+            tap: TapOptions {
+                vnet_hdr: true,
+                ..plan.tap
+            },
+            ..plan
+        })?;
+        let mtu = net.link(&tap.name)?.map_or(1500, |link| link.mtu);
+        Ok(Self {
+            mac,
+            mtu,
+            link: Link::Tap(tap),
+        })
+    }
+}

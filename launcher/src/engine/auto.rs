@@ -1,0 +1,108 @@
+//! Choosing an engine: by wish, or (`auto`) by what the image is and what the host has.
+//!
+//! | image, host | engine |
+//! |---|---|
+//! | an lguest guest that has no other start | `lguest` |
+//! | /dev/kvm opens, and the processor has vmx or svm | `kvm` |
+//! | `qemu-system-x86_64` is installed | `qemu` |
+//!
+//! Of these only `qemu` is built so far, and takes the place of `kvm` as well.
+
+use std::fs::{self, OpenOptions};
+
+use super::qemu::{Qemu, QemuError};
+use super::{Engine, EngineChoice, EngineError, EngineName};
+use crate::error::Error;
+use crate::image::{Format, Image};
+
+/// Takes the engine for this image, and tells why, as the end of "because …".
+///
+/// # Errors
+/// The engine wished for is not built yet, or none there is can be had.
+pub fn choose(
+    choice: EngineChoice,
+    image: &Image,
+) -> Result<(Box<dyn Engine>, &'static str), Error> {
+    let (qemu, why) = match choice {
+        EngineChoice::Only(EngineName::Qemu) => (Qemu::find()?, "the command line says so"),
+        EngineChoice::Only(name @ EngineName::Kvm) => {
+            return Err(EngineError::NotBuilt {
+                name,
+                instead: "; take --engine=qemu, which needs no hardware",
+            }
+            .into());
+        }
+        EngineChoice::Only(name @ EngineName::Lguest) => {
+            return Err(EngineError::NotBuilt {
+                name,
+                instead: "; stock kernels run with --engine=qemu",
+            }
+            .into());
+        }
+        EngineChoice::Auto if is_only_lguest(image) => {
+            return Err(EngineError::LguestImage(image.kernel.path.clone()).into());
+        }
+        EngineChoice::Auto => {
+            let qemu = Qemu::find()?;
+            let why = if !has_virtualisation() {
+                "this host has no hardware virtualisation (no vmx or svm in /proc/cpuinfo)"
+            } else if !kvm_opens() {
+                "/dev/kvm can't be opened"
+            } else {
+                "the engine kvm, which could use this host's hardware virtualisation, is not built yet"
+            };
+            (qemu, why)
+        }
+    };
+    Ok((Box::new(qemu), why))
+}
+
+/// An lguest guest that starts in no other way we know.
+fn is_only_lguest(image: &Image) -> bool {
+    matches!(&image.format, Format::Elf(elf) if elf.is_lguest && elf.pvh_entry.is_none())
+}
+
+/// Whether /dev/kvm is there and ours to use. That alone says little: on some hosts it opens and
+/// emulates instructions.
+fn kvm_opens() -> bool {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok()
+}
+
+fn has_virtualisation() -> bool {
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_virtualisation_flag(&text))
+}
+
+/// Intel's or AMD's virtualisation among the processor's flags.
+fn has_virtualisation_flag(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .flat_map(str::split_whitespace)
+        .any(|flag| flag == "vmx" || flag == "svm")
+}
+
+impl From<QemuError> for Error {
+    fn from(error: QemuError) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtualisation_is_a_flag_of_its_own() {
+        assert!(has_virtualisation_flag(
+            "processor: 0\nflags\t\t: fpu svm sse\n"
+        ));
+        assert!(has_virtualisation_flag("flags\t\t: vmx\n"));
+        assert!(!has_virtualisation_flag(
+            "flags\t\t: fpu svm_lock\nvmx flags\t: vnmi\n"
+        ));
+    }
+}

@@ -1,0 +1,139 @@
+//! Who plays the computer? An [`Engine`] takes what the rest of the launcher has prepared, a
+//! [`Guest`], and runs it to its end.
+//!
+//! The seam is made for engines of two kinds. One starts another program that is the computer, and
+//! serves its devices from here ([`qemu`]). Others are the computer themselves, in this process,
+//! on threads of their own: `kvm` on hardware virtualisation, `lguest` on a processor in software
+//! or `/dev/lguest`. Either way an engine gets
+//!
+//! * the [`Image`] with its files open, to load or to hand on;
+//! * the devices in command-line order across kinds, each already open on the host's side
+//!   ([`Device`]), to be shown to the guest in that order;
+//! * one stream of bytes as the console;
+//! * the line on which requests to stop arrive, a file descriptor to wait on;
+//!
+//! and gives a [`GuestEnd`], or an error if the fault is not the guest's.
+
+mod auto;
+pub mod qemu;
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::str::FromStr;
+
+pub use auto::choose;
+
+use crate::backend::Device;
+use crate::end::GuestEnd;
+use crate::error::Error;
+use crate::image::Image;
+use crate::plan::GuestPlan;
+use crate::stop::StopRequests;
+
+/// A computer to run guests on.
+pub trait Engine {
+    /// Its name, as `--engine` takes it.
+    fn name(&self) -> EngineName;
+
+    /// What it tells the kernel unless the user did: where its console is, and to end the guest
+    /// when it panics.
+    fn default_arguments(&self) -> &'static [(&'static str, &'static str)];
+
+    /// Refuses what it can't run, before anything is made.
+    ///
+    /// # Errors
+    /// What is missing on this host, or what in the plan or the image does not fit this engine.
+    fn check(&self, plan: &GuestPlan, image: &Image) -> Result<(), Error>;
+
+    /// Runs the guest to its end. When it returns, nothing of the guest is left: its devices are
+    /// closed and its console's end is shut.
+    ///
+    /// Call it on the process's first thread, whose death the kernel can tell children.
+    ///
+    /// # Errors
+    /// The engine's failures. What the guest does to itself is a [`GuestEnd`].
+    fn run(self: Box<Self>, guest: Guest<'_>) -> Result<GuestEnd, Error>;
+}
+
+/// All an engine gets to run a guest.
+#[derive(Debug)]
+pub struct Guest<'a> {
+    /// What was wished for: memory, arguments.
+    pub plan: &'a GuestPlan,
+    /// Kernel and initrd.
+    pub image: &'a Image,
+    /// Its devices, in the order it shall find them.
+    pub devices: Vec<Device>,
+    /// Its console.
+    pub console: UnixStream,
+    /// Requests to end it.
+    pub stop: &'a StopRequests,
+}
+
+/// The engines there are, or will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineName {
+    /// Our own VMM on /dev/kvm.
+    Kvm,
+    /// `qemu-system-x86_64`, emulating the processor.
+    Qemu,
+    /// The host that lguest guests know.
+    Lguest,
+}
+
+/// The value of `--engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The best that this host and this image allow.
+    Auto,
+    /// This one and no other.
+    Only(EngineName),
+}
+
+impl FromStr for EngineChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Only(EngineName::Kvm)),
+            "qemu" => Ok(Self::Only(EngineName::Qemu)),
+            "lguest" => Ok(Self::Only(EngineName::Lguest)),
+            _ => Err(format!(
+                "'{text}' is no engine; there are auto, qemu, kvm and lguest"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+            Self::Lguest => "lguest",
+        })
+    }
+}
+
+/// Why an engine can't run a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// It does not exist yet.
+    #[error("The engine {name} is not built yet{instead}")]
+    NotBuilt {
+        /// Which.
+        name: EngineName,
+        /// What to do instead, as the end of a sentence.
+        instead: &'static str,
+    },
+    /// Only an engine that is not built yet could run this image.
+    #[error(
+        "{} is an lguest guest without a PVH start, which takes the engine lguest, and that is not built yet; \
+         give a bzImage of the kernel, if it can run on plain hardware too", .0.display()
+    )]
+    LguestImage(std::path::PathBuf),
+    /// QEMU's troubles.
+    #[error(transparent)]
+    Qemu(#[from] qemu::QemuError),
+}

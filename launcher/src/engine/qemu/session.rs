@@ -1,0 +1,212 @@
+//! From QEMU's first word to its last: one loop that waits for all of them at once, and for
+//! requests to stop.
+//!
+//! QEMU starts stopped (`-S`). It greets, we negotiate, we let the guest run: so whatever ends the
+//! guest is heard, and a QEMU that ends before it greeted could not run this guest.
+
+use std::io::PipeReader;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::QemuError;
+use super::lines::Lines;
+use super::process::Process;
+use super::qmp::{self, Message, Reason};
+use super::verdict::Account;
+use crate::end::GuestEnd;
+use crate::stop::{StopRequest, StopRequests};
+
+/// How long QEMU may take to end after it was asked to, or said it would: its disks are flushed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How it stands between QEMU and us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It has not said anything.
+    Started,
+    /// It has greeted us and was sent our capabilities.
+    Negotiating,
+    /// It was told to let the guest run.
+    Continuing,
+    /// The guest runs.
+    Running,
+}
+
+/// One QEMU, heard to its end.
+#[derive(Debug)]
+pub struct Session {
+    process: Process,
+    control: Lines<UnixStream>,
+    log: Lines<PipeReader>,
+    stderr: Lines<PipeReader>,
+    phase: Phase,
+    /// When our patience ends.
+    deadline: Option<Instant>,
+    account: Account,
+    stopped: Option<StopRequest>,
+}
+
+impl Session {
+    /// Listens to a QEMU just started.
+    ///
+    /// # Errors
+    /// None here: a copy of a descriptor that fails is found as the end of that channel.
+    pub fn new(process: Process) -> Result<Self, QemuError> {
+        let prepare = |error| QemuError::Prepare {
+            action: "copy a channel",
+            error,
+        };
+        Ok(Self {
+            control: Lines::new(process.control.try_clone().map_err(prepare)?),
+            log: Lines::new(process.log.try_clone().map_err(prepare)?),
+            stderr: Lines::new(process.stderr.try_clone().map_err(prepare)?),
+            process,
+            phase: Phase::Started,
+            deadline: None,
+            account: Account::default(),
+            stopped: None,
+        })
+    }
+
+    /// Waits for the guest's end, or brings it about when asked to.
+    ///
+    /// # Errors
+    /// QEMU could not run the guest, failed, or was killed.
+    pub fn run(mut self, stop: &StopRequests) -> Result<GuestEnd, QemuError> {
+        // QMP's end is QEMU's end: it holds the only other copy.
+        while self.control.source().is_some() {
+            self.wait(stop.as_fd());
+            if let Some(request) = stop.take() {
+                self.stop(request);
+            }
+            self.hear();
+            if self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
+            {
+                self.kill();
+            }
+        }
+        let status = self.reap();
+        self.hear();
+        if let Some(request) = self.stopped {
+            return Ok(GuestEnd::Stopped(request));
+        }
+        self.account.verdict(self.phase != Phase::Started, status)
+    }
+
+    /// Sleeps until somebody says something, or patience ends.
+    fn wait(&self, stop: BorrowedFd<'_>) {
+        let sources = [
+            Some(stop),
+            self.control.source().map(AsFd::as_fd),
+            self.log.source().map(AsFd::as_fd),
+            self.stderr.source().map(AsFd::as_fd),
+        ];
+        let mut fds: Vec<_> = sources
+            .into_iter()
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        let timeout = match self.deadline {
+            // Rounded up: a wait of no time would spin.
+            Some(deadline) => {
+                let left = deadline
+                    .saturating_duration_since(Instant::now())
+                    .as_millis()
+                    + 1;
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            // Out of memory in the kernel: look again a little later.
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+
+    /// Takes in all that was said.
+    fn hear(&mut self) {
+        for line in self.stderr.read().unwrap_or_default() {
+            tracing::debug!("QEMU: {line}");
+            self.account.complaint(line);
+        }
+        for line in self.log.read().unwrap_or_default() {
+            tracing::debug!("QEMU: {line}");
+            self.account.log(&line);
+        }
+        for line in self.control.read().unwrap_or_default() {
+            self.message(Message::parse(&line));
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match (self.phase, message) {
+            (Phase::Started, Message::Greeting) => self.say(qmp::CAPABILITIES, Phase::Negotiating),
+            (Phase::Negotiating, Message::Done) => self.say(qmp::CONTINUE, Phase::Continuing),
+            (Phase::Continuing, Message::Done) => self.phase = Phase::Running,
+            (_, Message::Refused(why)) => {
+                // It won't let the guest run, or won't quit: either way it is of no more use.
+                self.account.complaint(why);
+                self.kill();
+            }
+            (_, Message::Shutdown(reason)) => {
+                if reason != Reason::Quit {
+                    self.account.shutdown(reason);
+                }
+                self.deadline.get_or_insert_with(|| Instant::now() + GRACE);
+            }
+            _ => {}
+        }
+    }
+
+    fn say(&mut self, command: &[u8], next: Phase) {
+        // If it hears no more, its end is what we hear next.
+        if (&self.process.control).write_all(command).is_ok() {
+            self.phase = next;
+        }
+    }
+
+    /// Ends the guest in good order; at the second request, or before QEMU listens, at once.
+    fn stop(&mut self, request: StopRequest) {
+        let first = self.stopped.is_none();
+        self.stopped.get_or_insert(request);
+        if first && self.phase != Phase::Started {
+            self.deadline = Some(Instant::now() + GRACE);
+            let phase = self.phase;
+            self.say(qmp::QUIT, phase);
+        } else {
+            self.kill();
+        }
+    }
+
+    fn kill(&mut self) {
+        // It says only that it has ended already.
+        let _ = self.process.child.kill();
+        self.deadline = None;
+    }
+
+    /// Its exit status. QMP has ended, so the process has, or is about to.
+    fn reap(&mut self) -> Option<std::process::ExitStatus> {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            match self.process.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
+                Ok(None) => {
+                    self.kill();
+                    return self.process.child.wait().ok();
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Everything that can keep a guest from running, each as one sentence for the person who asked.
+//!
+//! The sentences are made where the trouble is met (an image's in [`crate::image`], a disk's in
+//! [`crate::backend::block`]); this type only gathers them and knows the exit status.
+
+use std::io;
+
+use crate::backend::block::BlockError;
+use crate::cli::UsageError;
+use crate::engine::EngineError;
+use crate::image::ImageError;
+use crate::plan::memory::HostMemoryError;
+
+/// Why the launcher gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line makes no sense.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// More memory than there is.
+    #[error(transparent)]
+    Memory(#[from] HostMemoryError),
+    /// The kernel or the initrd is not one.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A disk that can't be one.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// A tap or bridge that can't be had; `netsetup` tells which and why.
+    #[error(transparent)]
+    Network(#[from] netsetup::Error),
+    /// A sharenet that can't be joined; `lgswitch` tells which and why.
+    #[error(transparent)]
+    Sharenet(#[from] lgswitch::Error),
+    /// The engine can't run this guest, or failed while it did.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The kernel refused something that needs no privilege and rarely fails.
+    #[error("Cannot {action}: {error}")]
+    System {
+        /// What was being done.
+        action: &'static str,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+    /// Stdout takes nothing.
+    #[error("Cannot print to stdout: {0}")]
+    Print(io::Error),
+}
+
+impl Error {
+    /// For `map_err`: the kernel refused to `action`.
+    pub fn system<E: Into<io::Error>>(action: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::System {
+            action,
+            error: error.into(),
+        }
+    }
+
+    /// 2 for a command line that makes no sense, 1 for everything else.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+}
