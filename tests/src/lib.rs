@@ -14,13 +14,15 @@
 //! 7. [`wire`]: listens on the segment, to see the frames themselves.
 //! 8. [`process`]: who is whose child, to see that nothing is left behind.
 //! 9. [`inspect`]: what `lgswitch inspect --json` says.
-//! 10. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
+//! 10. [`ending`]: how a program must refuse what is bad.
+//! 11. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
 //!
 //! Claims are checked against what the kernel and other programs say (`ip`, `/proc`, the guest's
 //! own tools), not against what our code says about itself.
 
 pub mod claim;
 pub mod console;
+pub mod ending;
 pub mod guest;
 pub mod inspect;
 pub mod lab;
