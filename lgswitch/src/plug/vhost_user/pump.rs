@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-use super::virtqueue::{Broken, Chain, Virtqueue, Writable};
+use super::virtqueue::{Broken, Chain, Ring, Virtqueue, Writable};
 use crate::frame::{Frame, Gather, VnetHeader};
 use crate::map::SharedBytes;
 use crate::port::{PortRx, PortTx, Sent, Verdict};
@@ -48,11 +47,11 @@ pub type Outcome = Result<(Burst, bool), Broken>;
 /// Guest to wire.
 pub fn transmit(
     memory: &GuestMemoryMmap,
-    queue: &mut Queue,
+    ring: &mut Ring,
     format: Format,
     tx: &mut PortTx,
 ) -> Outcome {
-    let Some(mut vq) = Virtqueue::open(memory, queue) else {
+    let Some(mut vq) = Virtqueue::open(memory, ring) else {
         return Ok((Burst::Idle, false));
     };
     vq.disable_kicks();
@@ -112,11 +111,11 @@ fn skip(parts: &mut Vec<SharedBytes<'_>>, mut count: usize) {
 /// Wire to guest.
 pub fn receive(
     memory: &GuestMemoryMmap,
-    queue: &mut Queue,
+    ring: &mut Ring,
     format: Format,
     rx: &mut PortRx,
 ) -> Outcome {
-    let Some(vq) = Virtqueue::open(memory, queue) else {
+    let Some(vq) = Virtqueue::open(memory, ring) else {
         return Ok((discard(rx), false));
     };
     let mut filler = Filler {

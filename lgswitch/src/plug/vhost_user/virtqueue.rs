@@ -1,10 +1,10 @@
 //! A guest's split virtqueue, as a device sees it (Virtual I/O Device 1.2, section 2.7).
 //!
-//! [`virtio_queue::Queue`] keeps where the three parts are and how far both sides have come; the
-//! vhost-user library sets it up. This module moves buffers: it looks at the three parts once a
-//! burst, hands out chains as plain runs of memory, and shows the guest all used buffers of a burst
-//! with one store. (That store is not only for speed: the buffers of one mergeable frame must all
-//! be seen together, 5.1.6.4.)
+//! [`Ring`] keeps where the three parts are and how far we have come. [`Virtqueue`] moves buffers:
+//! it looks the three parts up once a burst, hands out chains as plain runs of memory, and shows the
+//! guest all used buffers of a burst with one store. (That store is not only for speed: the buffers
+//! of one mergeable frame must all be seen together, 5.1.6.4, which is why no library's queue
+//! serves here: they show each by itself.)
 //!
 //! # Why this is `unsafe`, and why it is sound
 //!
@@ -18,7 +18,6 @@ use virtio_bindings::virtio_ring::{
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
     VRING_USED_F_NO_NOTIFY,
 };
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use crate::map::SharedBytes;
@@ -27,6 +26,25 @@ use crate::map::SharedBytes;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the guest's virtqueue is broken: {0}")]
 pub struct Broken(pub &'static str);
+
+/// Where a queue's three parts are in the guest's memory, and how far we have come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ring {
+    /// Entries, a power of two; 0 while it is not set up.
+    pub size: u16,
+    /// Guest-physical address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest-physical address of the ring of available chains.
+    pub available: u64,
+    /// Guest-physical address of the ring of used chains.
+    pub used: u64,
+    /// The place of the chain we look at next.
+    pub next_available: u16,
+    /// The place of the chain we give back next.
+    pub next_used: u16,
+    /// Both sides say at which place they want to be notified (VIRTIO_F_EVENT_IDX).
+    pub event_index: bool,
+}
 
 const DESCRIPTOR: usize = 16;
 const USED_ELEMENT: usize = 8;
@@ -122,55 +140,48 @@ impl Chain<'_> {
 /// A virtqueue for the length of a burst.
 pub struct Virtqueue<'m, 'q> {
     memory: &'m GuestMemoryMmap,
-    queue: &'q mut Queue,
+    ring: &'q mut Ring,
     descriptors: Run,
     available: Run,
     used: Run,
-    size: u16,
-    next_available: u16,
-    next_used: u16,
     /// Used elements written and not yet shown.
     unshown: u16,
 }
 
 impl<'m, 'q> Virtqueue<'m, 'q> {
     /// Looks up the three parts. `None` while the guest has not set the queue up.
-    pub fn open(memory: &'m GuestMemoryMmap, queue: &'q mut Queue) -> Option<Self> {
-        let size = queue.size();
-        if !queue.ready() || !size.is_power_of_two() {
+    pub fn open(memory: &'m GuestMemoryMmap, ring: &'q mut Ring) -> Option<Self> {
+        let entries = usize::from(ring.size);
+        if !ring.size.is_power_of_two() {
             return None;
         }
-        let entries = usize::from(size);
         let run = |address, len| Run::of(memory, address, len);
         // The two bytes after the entries of each ring are the event index of the other side.
-        let available = run(queue.avail_ring(), RING_HEADER + entries * 2 + 2)?;
-        let used = run(queue.used_ring(), RING_HEADER + entries * USED_ELEMENT + 2)?;
+        let available = run(ring.available, RING_HEADER + entries * 2 + 2)?;
+        let used = run(ring.used, RING_HEADER + entries * USED_ELEMENT + 2)?;
         if !(available.start as usize | used.start as usize).is_multiple_of(2) {
             return None;
         }
         Some(Self {
-            descriptors: run(queue.desc_table(), entries * DESCRIPTOR)?,
+            descriptors: run(ring.descriptors, entries * DESCRIPTOR)?,
             available,
             used,
-            size,
-            next_available: queue.next_avail(),
-            next_used: queue.next_used(),
             unshown: 0,
             memory,
-            queue,
+            ring,
         })
     }
 
     /// Chains it has room for.
     pub fn size(&self) -> u16 {
-        self.size
+        self.ring.size
     }
 
     /// Chains the guest has made available and that were not [`take`](Self::take)n.
     pub fn available(&self) -> Result<u16, Broken> {
         let index = u16::from_le(self.available.word(2).load(Ordering::Acquire));
-        match index.wrapping_sub(self.next_available) {
-            count if count <= self.size => Ok(count),
+        match index.wrapping_sub(self.ring.next_available) {
+            count if count <= self.ring.size => Ok(count),
             _ => Err(Broken("more buffers available than it has room for")),
         }
     }
@@ -178,14 +189,14 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
     /// Reads the chain `ahead` places after the next one, which must be [`available`](Self::available).
     pub fn chain(&self, ahead: u16, chain: &mut Chain<'m>) -> Result<(), Broken> {
         chain.clear();
-        let slot = usize::from(self.next_available.wrapping_add(ahead) % self.size);
+        let slot = usize::from(self.ring.next_available.wrapping_add(ahead) % self.ring.size);
         let entry = self.available.word(RING_HEADER + slot * 2);
         chain.head = u16::from_le(entry.load(Ordering::Relaxed));
         let mut table = self.descriptors;
         let mut index = chain.head;
         let mut indirect = false;
         // Linux makes no chain longer than its queue, and nothing longer than this ends well.
-        for _ in 0..=self.size {
+        for _ in 0..=self.ring.size {
             let at = usize::from(index) * DESCRIPTOR;
             if at + DESCRIPTOR > table.len {
                 return Err(Broken("a descriptor outside its table"));
@@ -242,12 +253,12 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
 
     /// Is done with the next `count` chains' place in the ring of available ones.
     pub fn take(&mut self, count: u16) {
-        self.next_available = self.next_available.wrapping_add(count);
+        self.ring.next_available = self.ring.next_available.wrapping_add(count);
     }
 
     /// Gives a chain back, `written` bytes of it written. The guest sees it after [`show`](Self::show).
     pub fn give_back(&mut self, head: u16, written: u32) {
-        let slot = usize::from(self.next_used.wrapping_add(self.unshown) % self.size);
+        let slot = usize::from(self.ring.next_used.wrapping_add(self.unshown) % self.ring.size);
         let mut element = [0; USED_ELEMENT];
         element[..4].copy_from_slice(&u32::from(head).to_le_bytes());
         element[4..].copy_from_slice(&written.to_le_bytes());
@@ -260,20 +271,21 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
         if self.unshown == 0 {
             return false;
         }
-        let old = self.next_used;
-        self.next_used = old.wrapping_add(std::mem::take(&mut self.unshown));
+        let old = self.ring.next_used;
+        self.ring.next_used = old.wrapping_add(std::mem::take(&mut self.unshown));
         self.used
             .word(2)
-            .store(self.next_used.to_le(), Ordering::Release);
+            .store(self.ring.next_used.to_le(), Ordering::Release);
         // The guest stores what it wants, then looks at the index; we the other way round.
         fence(Ordering::SeqCst);
-        if self.queue.event_idx_enabled() {
+        if self.ring.event_index {
             let event = self
                 .available
-                .word(RING_HEADER + usize::from(self.size) * 2);
+                .word(RING_HEADER + usize::from(self.ring.size) * 2);
             let event = u16::from_le(event.load(Ordering::Relaxed));
             // 2.7.10: the event is among the entries just shown.
-            self.next_used.wrapping_sub(event).wrapping_sub(1) < self.next_used.wrapping_sub(old)
+            self.ring.next_used.wrapping_sub(event).wrapping_sub(1)
+                < self.ring.next_used.wrapping_sub(old)
         } else {
             let flags = u16::from_le(self.available.word(0).load(Ordering::Relaxed));
             u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
@@ -282,8 +294,8 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
 
     /// Asks the guest to kick when it makes buffers available; `true` if there are some by now.
     pub fn enable_kicks(&mut self) -> Result<bool, Broken> {
-        if self.queue.event_idx_enabled() {
-            self.store_available_event(self.next_available);
+        if self.ring.event_index {
+            self.store_available_event(self.ring.next_available);
         } else {
             self.used.word(0).store(0, Ordering::Relaxed);
         }
@@ -294,7 +306,7 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
     /// Tells the guest that it need not kick: we are looking anyway. With event indices there is
     /// nothing to say; the last event asked for has passed.
     pub fn disable_kicks(&mut self) {
-        if !self.queue.event_idx_enabled() {
+        if !self.ring.event_index {
             let no_notify = (VRING_USED_F_NO_NOTIFY as u16).to_le();
             self.used.word(0).store(no_notify, Ordering::Relaxed);
         }
@@ -303,16 +315,8 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
     fn store_available_event(&self, index: u16) {
         let event = self
             .used
-            .word(RING_HEADER + usize::from(self.size) * USED_ELEMENT);
+            .word(RING_HEADER + usize::from(self.ring.size) * USED_ELEMENT);
         event.store(index.to_le(), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Virtqueue<'_, '_> {
-    /// The positions go back to where the vhost-user library, and a VMM that asks it, finds them.
-    fn drop(&mut self) {
-        self.queue.set_next_avail(self.next_available);
-        self.queue.set_next_used(self.next_used);
     }
 }
 
@@ -330,18 +334,14 @@ mod tests {
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap()
     }
 
-    fn queue() -> Queue {
-        let mut queue = Queue::new(SIZE).unwrap();
-        queue.set_size(SIZE);
-        queue
-            .try_set_desc_table_address(GuestAddress(DESC))
-            .unwrap();
-        queue
-            .try_set_avail_ring_address(GuestAddress(AVAIL))
-            .unwrap();
-        queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
-        queue.set_ready(true);
-        queue
+    fn ring() -> Ring {
+        Ring {
+            size: SIZE,
+            descriptors: DESC,
+            available: AVAIL,
+            used: USED,
+            ..Ring::default()
+        }
     }
 
     fn put(memory: &GuestMemoryMmap, at: u64, bytes: &[u8]) {
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_chain_is_read_directly_and_through_an_indirect_table() {
-        let (memory, mut queue) = (memory(), queue());
+        let (memory, mut ring) = (memory(), ring());
         descriptor(&memory, DESC, 0, DATA, 10, VRING_DESC_F_NEXT, 1);
         descriptor(&memory, DESC, 1, DATA + 0x100, 20, VRING_DESC_F_WRITE, 0);
         descriptor(&memory, DESC, 2, 0x5000, 32, VRING_DESC_F_INDIRECT, 0);
@@ -380,7 +380,7 @@ mod tests {
         descriptor(&memory, 0x5000, 1, DATA, 9, 0, 0);
         make_available(&memory, 0, 1);
         make_available(&memory, 2, 2);
-        let vq = Virtqueue::open(&memory, &mut queue).unwrap();
+        let vq = Virtqueue::open(&memory, &mut ring).unwrap();
         assert_eq!(vq.available(), Ok(2));
         let mut chain = Chain::default();
         vq.chain(0, &mut chain).unwrap();
@@ -395,9 +395,9 @@ mod tests {
 
     #[test]
     fn loops_and_wild_descriptors_break_the_queue_and_nothing_else() {
-        let (memory, mut queue) = (memory(), queue());
+        let (memory, mut ring) = (memory(), ring());
         make_available(&memory, 0, 1);
-        let vq = Virtqueue::open(&memory, &mut queue).unwrap();
+        let vq = Virtqueue::open(&memory, &mut ring).unwrap();
         let mut chain = Chain::default();
         for (address, len, flags, next) in [
             (DATA, 4, VRING_DESC_F_NEXT, 0),
@@ -420,12 +420,12 @@ mod tests {
     }
 
     #[test]
-    fn used_buffers_are_shown_together_and_positions_return_to_the_queue() {
-        let (memory, mut queue) = (memory(), queue());
+    fn used_buffers_are_shown_together() {
+        let (memory, mut ring) = (memory(), ring());
         make_available(&memory, 0, 1);
         make_available(&memory, 1, 2);
         let used_index = || Run::of(&memory, USED + 2, 2).unwrap().read::<2>(0)[0];
-        let mut vq = Virtqueue::open(&memory, &mut queue).unwrap();
+        let mut vq = Virtqueue::open(&memory, &mut ring).unwrap();
         vq.take(2);
         vq.give_back(0, 5);
         vq.give_back(1, 6);
@@ -433,15 +433,14 @@ mod tests {
         assert!(vq.show());
         assert_eq!(used_index(), 2);
         assert_eq!(vq.enable_kicks(), Ok(false));
-        drop(vq);
-        assert_eq!((queue.next_avail(), queue.next_used()), (2, 2));
+        assert_eq!((ring.next_available, ring.next_used), (2, 2));
     }
 
     #[test]
     fn with_event_indices_the_guest_is_interrupted_when_it_asked_to_be() {
-        let (memory, mut queue) = (memory(), queue());
-        queue.set_event_idx(true);
-        let mut vq = Virtqueue::open(&memory, &mut queue).unwrap();
+        let (memory, mut ring) = (memory(), ring());
+        ring.event_index = true;
+        let mut vq = Virtqueue::open(&memory, &mut ring).unwrap();
         let used_event = AVAIL + 4 + u64::from(SIZE) * 2;
         for (event, interrupt) in [(0u16, true), (5, false), (2, true)] {
             put(&memory, used_event, &event.to_le_bytes());
