@@ -41,6 +41,16 @@ fn main() {
             a_guest_that_bridges,
         ),
         claim(
+            "a_port_does_not_hear_itself",
+            &[Need::Guests],
+            a_port_does_not_hear_itself,
+        ),
+        claim(
+            "every_frame_is_counted_once",
+            &[Need::Guests],
+            every_frame_is_counted_once,
+        ),
+        claim(
             "two_ports_of_one_launcher_take_two_slots",
             &[Need::Guests],
             two_ports_of_one_launcher,
@@ -263,5 +273,80 @@ fn two_ports_of_one_launcher() -> Result<()> {
     guest.run("/usr/bin/ping -n -c 2 -i 0.2 -W 1 10.0.0.9")?;
     guest
         .succeeds("test $(cat /sys/class/net/eth1/statistics/rx_packets) -gt $(cat /tmp/before)")?;
+    Ok(())
+}
+
+fn every_frame_is_counted_once() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.lgswitch(&["create", "lan0"])?;
+    let (mut left, mut right) = two_guests(&lab)?;
+    left.pings("10.0.0.2")?;
+    right.pings("fd00::1")?;
+    // From now on nothing is sent: what the guests' kernels say has to be what the ports say.
+    for guest in [&mut left, &mut right] {
+        guest.succeeds("ip link set eth0 down")?;
+    }
+    let packets = |guest: &mut Guest, direction: &str| -> Result<u64> {
+        let text = guest.succeeds(&format!(
+            "cat /sys/class/net/eth0/statistics/{direction}_packets"
+        ))?;
+        text.trim()
+            .parse()
+            .with_context(|| format!("{direction}_packets of a guest is `{text}`"))
+    };
+    let sent = [packets(&mut left, "tx")?, packets(&mut right, "tx")?];
+    let mut macs = [
+        left.mac("eth0")?.to_string(),
+        right.mac("eth0")?.to_string(),
+    ];
+    let seen = lab.inspect("lan0")?;
+    let ports = system_tests::inspect::held(&seen);
+    let port = |mac: &str| {
+        ports
+            .iter()
+            .find(|port| port["mac"] == mac)
+            .with_context(|| format!("No {mac} in {seen}"))
+    };
+    for (mac, sent) in macs.iter().zip(sent) {
+        ensure!(
+            port(mac)?["sent"]["frames"] == sent,
+            "The guest {mac} has sent {sent} frames: {seen}"
+        );
+    }
+    // With two ports, what one sends the other receives or drops.
+    macs.reverse();
+    for (mac, sent) in macs.iter().zip(sent) {
+        let received = &port(mac)?["received"];
+        let dropped: u64 = received["dropped"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, n)| n.as_u64())
+            .sum();
+        let frames = received["frames"].as_u64().context("No number of frames")?;
+        ensure!(
+            frames + dropped == sent,
+            "The guest {mac} was sent {sent} frames: {seen}"
+        );
+    }
+    Ok(())
+}
+
+fn a_port_does_not_hear_itself() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut alone = lab
+        .guest("alone")
+        .option("--sharenet=lan0")
+        .kernel_argument("eth0=10.0.0.1/24,fd00::1/64")
+        .boot()?;
+    // Broadcasts (who has 10.0.0.2?) and multicasts (fd00::2?), for longer than a sleeping port
+    // may miss something.
+    alone.fails("/usr/bin/ping -n -c 5 -i 0.5 -W 1 10.0.0.2")?;
+    alone.fails("/usr/bin/ping -n -c 5 -i 0.5 -W 1 fd00::2")?;
+    let heard = alone.succeeds("cat /sys/class/net/eth0/statistics/rx_packets")?;
+    ensure!(
+        heard.trim() == "0",
+        "Alone on its segment, it heard {heard} frames"
+    );
     Ok(())
 }
