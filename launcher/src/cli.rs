@@ -144,6 +144,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Err
         .next()
         .filter(|k| !k.is_empty())
         .ok_or_else(|| missing("The kernel's file"))?;
+    if kernel.as_encoded_bytes().starts_with(b"-") {
+        return Err(UsageError(format!(
+            "'{}' stands where the kernel's file belongs; options go before <mem-in-mb>, and a file of such a name is \
+             written './{}'",
+            kernel.display(),
+            kernel.display()
+        ))
+        .into());
+    }
     let engine = match matches.get_one::<String>("engine") {
         Some(text) => text.parse().map_err(UsageError::in_option("engine"))?,
         None => EngineChoice::Auto,
@@ -363,6 +372,7 @@ mod tests {
             (&["--frobnicate", "64", "k"], "--frobnicate"),
             (&["--blok=x", "64", "k"], "did you mean --block"),
             (&["-x", "64", "k"], "-x"),
+            (&["64", "--block=x", "k"], "--block=x"),
             (&["-5", "k"], "-5"),
             (&["0", "k"], "0"),
             (&["lots", "k"], "lots"),

@@ -29,6 +29,17 @@ pub enum Error {
     /// A tap or bridge that can't be had; `netsetup` tells which and why.
     #[error(transparent)]
     Network(#[from] netsetup::Error),
+    /// `--dry-run` found no bridge of this name.
+    #[error("There is no bridge {0}; make it with 'lgswitch bridge add'")]
+    NoBridge(netsetup::InterfaceName),
+    /// `--dry-run` found something else.
+    #[error("{name} is no bridge: it is of the kind {kind}")]
+    NotABridge {
+        /// The interface.
+        name: netsetup::InterfaceName,
+        /// What it is.
+        kind: netsetup::LinkKind,
+    },
     /// A sharenet that can't be joined; `lgswitch` tells which and why.
     #[error(transparent)]
     Sharenet(#[from] lgswitch::Error),
@@ -36,7 +47,7 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The kernel refused something that needs no privilege and rarely fails.
-    #[error("Cannot {action}: {error}")]
+    #[error("Cannot {action}: {}", reason(.error))]
     System {
         /// What was being done.
         action: &'static str,
@@ -44,8 +55,16 @@ pub enum Error {
         error: io::Error,
     },
     /// Stdout takes nothing.
-    #[error("Cannot print to stdout: {0}")]
+    #[error("Cannot print to stdout: {}", reason(.0))]
     Print(io::Error),
+}
+
+/// The reason alone: the standard library adds the error's number, which is for programmers.
+pub(crate) fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
 }
 
 impl Error {

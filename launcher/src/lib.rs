@@ -25,6 +25,7 @@ pub mod engine;
 pub mod error;
 pub mod image;
 pub mod plan;
+pub mod report;
 pub mod stop;
 
 use std::ffi::OsString;
@@ -46,7 +47,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = cli::parse(args).and_then(|invocation| match invocation {
         Invocation::Text(text) => print(&text).map(|()| 0),
         Invocation::Run(options) => {
-            tell_warnings(options.verbose);
+            report::let_libraries_speak(options.verbose);
             run(options)
         }
     });
@@ -54,7 +55,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            complain(&error);
+            report::say(&error);
             ExitCode::from(error.exit_status())
         }
     }
@@ -76,9 +77,10 @@ fn run(options: Options) -> Result<u8, Error> {
     let (engine, why) = engine::choose(choice, &image)?;
     engine.check(&plan, &image)?;
     if verbose {
-        eprintln!("launcher: engine {}, because {why}", engine.name());
+        report::say(&format_args!("engine {}, because {why}", engine.name()));
     }
     if dry_run {
+        backend::check(&plan)?;
         let arguments = plan.arguments.with_defaults(engine.default_arguments());
         return print(&format!(
             "engine    {}, because {why}\n{plan}arguments {arguments}\n",
@@ -106,9 +108,9 @@ fn run(options: Options) -> Result<u8, Error> {
     let words = console.finish(&requests);
     let end = outcome?.explained_by(&words);
     if let Some(sentence) = end.complaint() {
-        eprintln!("launcher: {sentence}");
+        report::say(&sentence);
     } else if verbose && end != GuestEnd::PoweredOff {
-        eprintln!("launcher: {end}");
+        report::say(&end);
     }
     Ok(end.exit_status())
 }
@@ -120,30 +122,4 @@ fn print(text: &str) -> Result<(), Error> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::Print(error)),
         _ => Ok(()),
     }
-}
-
-/// One line, whatever is in it: names come from the user and may hold line breaks.
-fn complain(error: &Error) {
-    let line: String = error
-        .to_string()
-        .split(['\n', '\r'])
-        .collect::<Vec<_>>()
-        .join(" ");
-    eprintln!("launcher: {line}");
-}
-
-/// What the libraries below have to say goes to stderr: warnings, and with `--verbose` more.
-fn tell_warnings(verbose: bool) {
-    let level = if verbose {
-        tracing::Level::DEBUG
-    } else {
-        tracing::Level::WARN
-    };
-    // Somebody else's subscriber (a test's) is as good.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .try_init();
 }

@@ -9,6 +9,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::error::reason;
 use crate::plan::device::BlockPlan;
 
 /// A sector, in bytes: the unit virtio-blk and all disks before it count in.
@@ -71,7 +72,7 @@ pub enum BlockError {
         size: u64,
     },
     /// Something else.
-    #[error("Cannot open the disk {}: {error}", .path.display())]
+    #[error("Cannot open the disk {}: {}", .path.display(), reason(.error))]
     Io {
         /// The disk.
         path: PathBuf,

@@ -52,6 +52,21 @@ pub fn open(plan: &GuestPlan) -> Result<Vec<Device>, Error> {
     Ok(opened.into_iter().map(|(_, device)| device).collect())
 }
 
+/// Checks what can be checked about a plan's devices without making anything: that its disks are
+/// disks and its bridges bridges. For `--dry-run`.
+///
+/// # Errors
+/// The first device that could not be had.
+pub fn check(plan: &GuestPlan) -> Result<(), Error> {
+    for device in &plan.devices {
+        match device {
+            DevicePlan::Block(disk) => drop(Disk::open(disk)?),
+            DevicePlan::Net(net) => net::check(net)?,
+        }
+    }
+    Ok(())
+}
+
 /// Which of the guest's network interfaces the device at `place` is: the N of its ethN.
 fn interface_number(plan: &GuestPlan, place: usize) -> usize {
     plan.devices

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lgswitch::{CreateOptions, MacAddr, Port, PortOptions, Segment};
-use netsetup::{NetSetup, Tap, TapOptions, TapPlan};
+use netsetup::{LinkKind, NetSetup, Tap, TapOptions, TapPlan};
 
 use crate::error::Error;
 use crate::plan::device::{NetPlan, Wire};
@@ -90,5 +90,29 @@ impl NetDevice {
             mtu,
             link: Link::Tap(tap),
         })
+    }
+}
+
+/// Checks a wire without making anything: a sharenet that is there can be opened, a bridge is one.
+/// Only the doing shows the rest: privileges, a free slot.
+///
+/// # Errors
+/// The sharenet is something else, or the bridge is missing or something else.
+pub(super) fn check(plan: &NetPlan) -> Result<(), Error> {
+    match &plan.wire {
+        Wire::Sharenet { segment, .. } => match Segment::open(&segment.path()) {
+            // It would be made.
+            Ok(_) | Err(lgswitch::Error::Missing(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+        Wire::Bridge(bridge) => match NetSetup::new()?.link(bridge)? {
+            Some(link) if link.kind == LinkKind::Bridge => Ok(()),
+            Some(link) => Err(Error::NotABridge {
+                name: bridge.clone(),
+                kind: link.kind,
+            }),
+            None => Err(Error::NoBridge(bridge.clone())),
+        },
+        Wire::Host(_) => Ok(()),
     }
 }

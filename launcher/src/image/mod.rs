@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::reason;
 use crate::plan::GuestPlan;
 use crate::plan::memory::MemorySize;
 
@@ -53,7 +54,7 @@ pub struct ImageFile {
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// It can't be opened or read.
-    #[error("Cannot read the {role} {}: {error}", .path.display())]
+    #[error("Cannot read the {role} {}: {}", .path.display(), reason(.error))]
     Unreadable {
         /// "kernel" or "initrd".
         role: &'static str,

@@ -36,20 +36,20 @@ pub fn enter() {
     let mut before = before();
     if before.is_none() && is_one() && is_foreground() {
         // A terminal that will not say how it is set can't be put back, so it stays as it is.
-        if let Ok(settings) = tcgetattr(stdin()) {
-            if make_raw(&settings) {
-                *before = Some(settings);
-            }
+        if let Ok(settings) = tcgetattr(stdin())
+            && make_raw(&settings)
+        {
+            *before = Some(settings);
         }
     }
 }
 
 /// Makes it raw again after somebody else, a shell, had it: for `SIGCONT`.
 pub fn resume() {
-    if let Some(settings) = before().as_ref() {
-        if is_foreground() {
-            make_raw(settings);
-        }
+    if let Some(settings) = before().as_ref()
+        && is_foreground()
+    {
+        make_raw(settings);
     }
 }
 

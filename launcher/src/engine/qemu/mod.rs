@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 use super::{Engine, EngineName, Guest};
 use crate::end::GuestEnd;
-use crate::error::Error;
+use crate::error::{Error, reason};
 use crate::image::{Format, Image};
 use crate::plan::GuestPlan;
 
@@ -79,7 +79,7 @@ pub enum QemuError {
         max: usize,
     },
     /// A channel to it could not be made.
-    #[error("Cannot {action} for QEMU: {error}")]
+    #[error("Cannot {action} for QEMU: {}", reason(.error))]
     Prepare {
         /// What was being done.
         action: &'static str,
@@ -87,7 +87,7 @@ pub enum QemuError {
         error: io::Error,
     },
     /// It could not be started.
-    #[error("Cannot start {}: {error}", .program.display())]
+    #[error("Cannot start {}: {}", .program.display(), reason(.error))]
     Spawn {
         /// The program.
         program: PathBuf,

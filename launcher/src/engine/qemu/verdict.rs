@@ -88,13 +88,11 @@ impl Account {
 
 /// The last error QEMU told, without its own name and without the option it repeats.
 fn last_complaint(complaints: &[String]) -> Option<String> {
-    let told = complaints.iter().filter_map(|line| {
+    let mut told = complaints.iter().filter_map(|line| {
         line.split_once("qemu-system-x86_64: ")
             .map(|(_, told)| told)
     });
-    let error = told
-        .filter(|told| !told.starts_with("warning: ") && !told.starts_with("info: "))
-        .last();
+    let error = told.rfind(|told| !told.starts_with("warning: ") && !told.starts_with("info: "));
     let line = error.or_else(|| {
         complaints
             .iter()
