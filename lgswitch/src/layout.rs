@@ -19,6 +19,8 @@
 
 use std::fmt;
 
+use uuid::Uuid;
+
 /// The unit of the format.
 pub const PAGE: u64 = 4096;
 /// MACs that fit the peers page.
@@ -220,20 +222,6 @@ pub struct Header {
     pub created: u64,
 }
 
-/// A random name of 128 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Uuid(pub [u8; 16]);
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, byte) in self.0.iter().enumerate() {
-            let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
-            write!(f, "{dash}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
 /// What is wrong with a header page.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
@@ -278,7 +266,7 @@ impl Header {
         put(80, &g.rings().to_le_bytes());
         put(88, &g.logs().to_le_bytes());
         put(96, &g.file_bytes().to_le_bytes());
-        put(104, &self.uuid.0);
+        put(104, self.uuid.as_bytes());
         put(120, &self.created.to_le_bytes());
         page
     }
@@ -304,7 +292,7 @@ impl Header {
             geometry,
             mtu: u32_at(44),
             optional_features: u64_at(24),
-            uuid: Uuid(std::array::from_fn(|i| page[104 + i])),
+            uuid: Uuid::from_bytes(std::array::from_fn(|i| page[104 + i])),
             created: u64_at(120),
         };
         if !MTU_RANGE.contains(&header.mtu) {
@@ -328,7 +316,7 @@ mod tests {
             geometry: Geometry::new(64, 1 << 20, 1 << 19).unwrap(),
             mtu: 1500,
             optional_features: 4,
-            uuid: Uuid([7; 16]),
+            uuid: Uuid::from_bytes([7; 16]),
             created: 1,
         }
     }

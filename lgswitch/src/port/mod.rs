@@ -44,7 +44,7 @@ use crate::layout::{self, MAC_BYTES, PROMISCUOUS};
 use crate::lock;
 use crate::map::Mapping;
 use crate::peers::is_group;
-use crate::segment::{Error, Segment, io_error, random_bytes, seconds_since_1970};
+use crate::segment::{Error, Segment, io_error, seconds_since_1970};
 use crate::slot::{SLOT_WORDS, SlotIndex};
 
 /// How a port is to be.
@@ -76,7 +76,9 @@ impl Default for PortOptions {
 
 /// A random MAC that belongs to nobody: locally administered (IEEE 802-2014, 8.4), not a group's.
 pub fn random_mac() -> std::io::Result<MacAddr> {
-    let [a, b, c, d, e] = random_bytes()?;
+    let mut bytes = [0; 5];
+    getrandom::fill(&mut bytes)?;
+    let [a, b, c, d, e] = bytes;
     Ok(MacAddr::new(0x02, a, b, c, d, e))
 }
 
