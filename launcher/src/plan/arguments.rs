@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 /// A kernel command line. Bytes, not text: nobody but the kernel reads it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,12 +56,6 @@ impl KernelArguments {
     /// Whether nothing is said at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-impl From<Vec<u8>> for KernelArguments {
-    fn from(line: Vec<u8>) -> Self {
-        Self(OsString::from_vec(line))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::end::GuestEnd;
 use crate::stop::{StopRequest, StopRequests};
 
 /// How long QEMU may take to end after it was asked to, or said it would: its disks are flushed.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// How it stands between QEMU and us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Session {
     /// Listens to a QEMU just started.
     ///
     /// # Errors
-    /// None here: a copy of a descriptor that fails is found as the end of that channel.
+    /// No file descriptor is left.
     pub fn new(process: Process) -> Result<Self, QemuError> {
         let prepare = |error| QemuError::Prepare {
             action: "copy a channel",
