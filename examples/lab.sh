@@ -8,6 +8,28 @@ say() { printf '%s\n' "$*" >&2; }
 # die WORD...: the last line of a script that cannot go on.
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
+# attended COMMAND...: runs something that takes long, such that a signal to the script ends both.
+# (A shell runs a trap only after the command in its foreground has ended; so this one is in
+# the background, in a process group of its own.) A script that uses it calls `unattend` in its
+# EXIT trap.
+attended() {
+    local status=0
+    set -m
+    "$@" </dev/null &
+    attended=$!
+    set +m
+    wait "$attended" || status=$?
+    attended=
+    return $status
+}
+
+# unattend: ends what `attended` runs, if it does.
+unattend() {
+    [ -n "${attended:-}" ] || return 0
+    kill -TERM -- "-$attended" 2>/dev/null || true
+    wait "$attended" 2>/dev/null || true
+}
+
 # need WHY COMMAND:PACKAGE...: makes sure each COMMAND exists, and installs the PACKAGEs of
 # those that do not. What is there already is left alone, so a machine without apt that has
 # everything is as good as a fresh Debian.

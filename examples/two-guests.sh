@@ -28,23 +28,23 @@ outside() {
         need "for the lab" "${needs[@]}" # lists them, if any is missing, and ends
         die "the lab needs root for its bridge and its tap (in a network namespace of its own; this machine's network is not touched): run \`sudo $0\`."
     fi
-    need "for the lab" "${needs[@]}"
-    need_cargo
-    say "Building the launcher and lgswitch ..."
-    (cd "$here/.." && cargo build --release --quiet -p launcher -p lgswitch)
-    export PATH=${CARGO_TARGET_DIR:-$here/../target}/release:$PATH
-    local image
-    image=$("$here/guest-image.sh")
-    eval "$image"
-    export KERNEL INITRD
-    [ -c /dev/net/tun ] || modprobe tun || die "there is no /dev/net/tun, and the kernel module \`tun\` that makes it cannot be loaded."
-
     scratch=$(mktemp -d)
     lab=
     trap cleanup EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
+
+    attended need "for the lab" "${needs[@]}"
+    need_cargo
+    say "Building the launcher and lgswitch ..."
+    attended cargo build --manifest-path "$here/../Cargo.toml" --release --quiet -p launcher -p lgswitch
+    export PATH=${CARGO_TARGET_DIR:-$here/../target}/release:$PATH
+    attended "$here/guest-image.sh" >"$scratch/image"
+    . "$scratch/image"
+    export KERNEL INITRD
+    [ -c /dev/net/tun ] || modprobe tun || die "there is no /dev/net/tun, and the kernel module \`tun\` that makes it cannot be loaded."
+
     # Every process of the lab inherits the writing end of this pipe. Whoever reads the end of
     # file at the other knows that the last of them is gone.
     mkfifo "$scratch/alive"
@@ -57,6 +57,7 @@ outside() {
 
 cleanup() {
     trap '' HUP INT TERM # once begun, it is done
+    unattend
     if [ -n "$lab" ]; then
         # The first process of the lab dies with unshare, and with it all others: the kernel
         # sees to both.

@@ -18,19 +18,18 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A new, empty lab, on memory if the machine has `/dev/shm`: segments are meant to live there.
+    /// A new, empty lab: in `$SYSTEM_TESTS_DIR` if set, else on memory if the machine has
+    /// `/dev/shm`, for segments are meant to live there.
     ///
     /// # Errors
     /// If no folder can be made.
     pub fn new() -> Result<Lab> {
         let memory = Path::new("/dev/shm");
+        let chosen = std::env::var_os("SYSTEM_TESTS_DIR").map(PathBuf::from);
+        let parent = chosen.or_else(|| memory.is_dir().then(|| memory.to_path_buf()));
         let mut builder = tempfile::Builder::new();
         builder.prefix("lab.");
-        let folder = if memory.is_dir() {
-            builder.tempdir_in(memory)
-        } else {
-            builder.tempdir()
-        };
+        let folder = parent.map_or_else(|| builder.tempdir(), |parent| builder.tempdir_in(parent));
         let lab = Lab {
             folder: folder.context("Making a folder for the test")?,
         };
