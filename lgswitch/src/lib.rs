@@ -18,7 +18,7 @@
 //! 8. [`offload`]: what a sender does when its peer cannot take an unfinished checksum or a
 //!    64 KiB TCP segment.
 //! 9. [`plug`]: the other end of a port: a guest's virtqueues, over vhost-user.
-//! 10. [`report`]: what `lgswitch inspect` shows.
+//! 10. [`report`]: what `lgswitch inspect` shows. [`bench`]: how fast all this is here.
 //!
 //! # Who is trusted with what
 //!
@@ -26,6 +26,7 @@
 //! module that touches them; everything above reads a length or an index *once*, checks it, and
 //! only then uses it. The six promises a port makes stand at the head of [`port`].
 
+pub mod bench;
 pub mod doorbell;
 pub mod fdb;
 pub mod flood;

@@ -1,6 +1,7 @@
 //! The commands, a file each. Each parses its own arguments into what can be relied on, does one
 //! thing, and prints a table for people or, with `--json`, a value for programs.
 
+mod bench;
 mod bridge;
 mod create;
 mod inspect;
@@ -29,6 +30,10 @@ pub enum Command {
     Inspect(inspect::InspectCommand),
     /// Hold slots of a sharenet while a command runs
     Lock(lock::LockCommand),
+    /// Measure a fresh segment between two processes
+    Bench(bench::BenchCommand),
+    #[command(hide = true)]
+    BenchChild(bench::ChildCommand),
     /// Make, delete and list persistent taps
     Tap(tap::TapCommand),
     /// Make, delete and list bridges, attach links to them
@@ -44,6 +49,8 @@ impl Command {
             Command::Ls(command) => command.run(json)?,
             Command::Inspect(command) => command.run(json)?,
             Command::Lock(command) => return command.run(),
+            Command::Bench(command) => command.run(json)?,
+            Command::BenchChild(command) => command.run()?,
             Command::Tap(command) => command.run(json)?,
             Command::Bridge(command) => command.run(json)?,
         }
