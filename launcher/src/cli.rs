@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Two rules shape the code. *Everything after the kernel is the guest's*, even `--verbose`: so
-//! the line is cut there by [`operands_at`] before clap sees it. And *devices appear in the guest
+//! the line is cut there by `operands_at` before clap sees it. And *devices appear in the guest
 //! in the order of their options*, across kinds: so clap's values are put back in line order.
 
 use std::collections::BTreeMap;

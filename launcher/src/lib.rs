@@ -13,7 +13,9 @@
 //! 6. [`stop`]: from here on somebody may want the guest to end: a signal, three ^C.
 //! 7. [`end`]: why it ended, and the exit status that says so.
 //!
-//! [`run`] is that journey in one page. Nothing is made before everything that can be checked
+//! [`error`] gathers what can go wrong on the way, [`report`] prints it in one line.
+//!
+//! `run` is that journey in one page. Nothing is made before everything that can be checked
 //! without making it has been; what is made goes away with this process, however it dies: a tap
 //! is not persistent, a port is a file lock, QEMU is killed by the kernel when we are
 //! (`PR_SET_PDEATHSIG`), sockets have no name by the time anything uses them.

@@ -4,8 +4,8 @@
 //! serial port, a virtio console, an hvc. Two threads move the bytes, so that neither direction
 //! waits for the other:
 //!
-//! * [`input`]: stdin to the guest, watching for three ^C ([`escape`]); end of input is no end.
-//! * [`output`]: guest to stdout, listening for the kernel's last [`words`]. A slow stdout slows
+//! * `input`: stdin to the guest, watching for three ^C ([`escape`]); end of input is no end.
+//! * `output`: guest to stdout, listening for the kernel's last [`words`]. A slow stdout slows
 //!   the guest's printing and loses nothing; a closed one is no reason to stop.
 //!
 //! The [`terminal`] is raw meanwhile.

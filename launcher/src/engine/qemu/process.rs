@@ -6,7 +6,7 @@
 //! * It has a session of its own, so that ^C at the terminal is not for it.
 //!
 //! `unsafe` is here because code must run between fork and exec, where only async-signal-safe
-//! calls are allowed; [`become_child`] makes no others.
+//! calls are allowed; `become_child` makes no others.
 
 use std::io::{self, PipeReader, pipe};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
