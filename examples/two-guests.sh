@@ -50,7 +50,9 @@ outside() {
     mkfifo "$scratch/alive"
     cat "$scratch/alive" >/dev/null &
     reader=$!
-    unshare --net --mount --pid --fork --kill-child "$0" --inside 7>"$scratch/alive" &
+    # Even if we are killed so that no trap runs, the kernel ends it.
+    setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child \
+        "$0" --inside </dev/null 7>"$scratch/alive" &
     lab=$!
     wait "$lab"
 }
@@ -59,9 +61,11 @@ cleanup() {
     trap '' HUP INT TERM # once begun, it is done
     unattend
     if [ -n "$lab" ]; then
-        # The first process of the lab dies with unshare, and with it all others: the kernel
-        # sees to both.
-        kill -KILL "$lab" 2>/dev/null || true
+        # unshare's one child is the first process of the lab. With it, all others die. (If
+        # there is none yet, unshare itself is all there is.)
+        local first
+        first=$(cat "/proc/$lab/task/$lab/children" 2>/dev/null) || true
+        kill -KILL ${first:-"$lab"} 2>/dev/null || true
         wait "$lab" 2>/dev/null || true
         wait "$reader" || true
     fi
