@@ -14,8 +14,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use pnet_base::MacAddr;
-
+use crate::peers::place;
 use crate::slot::SlotIndex;
 
 const ENTRIES: usize = 4096;
@@ -41,11 +40,6 @@ impl Default for Fdb {
     }
 }
 
-fn key(mac: &MacAddr) -> u64 {
-    let MacAddr(a, b, c, d, e, f) = *mac;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
-}
-
 impl Fdb {
     /// Ticks since this port was opened; ask once a burst.
     pub fn now(&self) -> u64 {
@@ -53,18 +47,15 @@ impl Fdb {
     }
 
     #[inline]
-    fn place(&self, key: u64) -> &AtomicU64 {
-        // Fibonacci hashing: the high bits of the product depend on all bits of the key.
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        &self.entries[hash as usize % ENTRIES]
+    fn place(&self, mac: u64) -> &AtomicU64 {
+        &self.entries[place(mac, ENTRIES)]
     }
 
     /// `mac` was heard behind `slot`.
     #[inline]
-    pub fn learn(&self, mac: &MacAddr, slot: SlotIndex, now: u64) {
-        let key = key(mac);
-        let entry = key | (slot.get() as u64) << 48 | (now % TICKS) << 58;
-        let place = self.place(key);
+    pub fn learn(&self, mac: u64, slot: SlotIndex, now: u64) {
+        let entry = mac | (slot.get() as u64) << 48 | (now % TICKS) << 58;
+        let place = self.place(mac);
         // The line stays shared between the halves while nothing changes.
         if place.load(Ordering::Relaxed) != entry {
             place.store(entry, Ordering::Relaxed);
@@ -73,10 +64,9 @@ impl Fdb {
 
     /// Behind whom `mac` was last heard, if it was lately.
     #[inline]
-    pub fn lookup(&self, mac: &MacAddr, now: u64) -> Option<SlotIndex> {
-        let key = key(mac);
-        let entry = self.place(key).load(Ordering::Relaxed);
-        let heard = entry != 0 && entry & ((1 << 48) - 1) == key && age(entry, now) <= MAX_AGE;
+    pub fn lookup(&self, mac: u64, now: u64) -> Option<SlotIndex> {
+        let entry = self.place(mac).load(Ordering::Relaxed);
+        let heard = entry != 0 && entry & ((1 << 48) - 1) == mac && age(entry, now) <= MAX_AGE;
         heard.then(|| SlotIndex::new(slot(entry)))?
     }
 
@@ -106,27 +96,27 @@ fn age(entry: u64, now: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const MAC: MacAddr = MacAddr(2, 0, 0, 0, 0, 9);
+    const MAC: u64 = 0x0200_0000_0009;
 
     #[test]
     fn an_address_is_where_it_was_last_heard() {
         let fdb = Fdb::default();
         let [a, b] = [1, 681].map(|i| SlotIndex::new(i).unwrap());
-        assert_eq!(fdb.lookup(&MAC, 0), None);
-        fdb.learn(&MAC, a, 0);
-        fdb.learn(&MAC, b, 1);
-        assert_eq!(fdb.lookup(&MAC, 2), Some(b));
+        assert_eq!(fdb.lookup(MAC, 0), None);
+        fdb.learn(MAC, a, 0);
+        fdb.learn(MAC, b, 1);
+        assert_eq!(fdb.lookup(MAC, 2), Some(b));
         fdb.forget(Some(b), 2);
-        assert_eq!(fdb.lookup(&MAC, 2), None);
+        assert_eq!(fdb.lookup(MAC, 2), None);
     }
 
     #[test]
     fn what_is_old_is_forgotten_and_stays_so_when_ticks_come_round() {
         let fdb = Fdb::default();
-        fdb.learn(&MAC, SlotIndex::new(3).unwrap(), 60);
-        assert!(fdb.lookup(&MAC, 60 + MAX_AGE).is_some());
-        assert!(fdb.lookup(&MAC, 61 + MAX_AGE).is_none());
+        fdb.learn(MAC, SlotIndex::new(3).unwrap(), 60);
+        assert!(fdb.lookup(MAC, 60 + MAX_AGE).is_some());
+        assert!(fdb.lookup(MAC, 61 + MAX_AGE).is_none());
         fdb.forget(None, 61 + MAX_AGE);
-        assert!(fdb.lookup(&MAC, 60 + TICKS).is_none());
+        assert!(fdb.lookup(MAC, 60 + TICKS).is_none());
     }
 }

@@ -139,6 +139,16 @@ fn broadcast_multicast_and_unknown_unicast_reach_everyone_but_the_sender() {
 }
 
 #[test]
+fn a_port_does_not_hear_itself_not_even_when_it_sweeps() {
+    let lan = Lan::new();
+    let (mut a, mut a_rx) = lan.halves(1);
+    send(&mut a, &frame(BROADCAST, mac(1), 1, 60));
+    // The longest time between two sweeps.
+    std::thread::sleep(Duration::from_millis(2100));
+    assert!(receive(&mut a_rx).is_empty());
+}
+
+#[test]
 fn a_station_heard_behind_a_port_is_sent_to_that_port_only() {
     let lan = Lan::new();
     let (mut a, mut a_rx) = lan.halves(1);

@@ -29,7 +29,7 @@ mod tx;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pnet_base::MacAddr;
 
@@ -43,9 +43,10 @@ use crate::layout::slot_record as rec;
 use crate::layout::{self, MAC_BYTES, PROMISCUOUS};
 use crate::lock;
 use crate::map::Mapping;
-use crate::peers::is_group;
+use crate::peers;
 use crate::segment::{Error, Segment, io_error, seconds_since_1970};
 use crate::slot::{SLOT_WORDS, SlotIndex};
+use crate::sync::AtomicBool;
 
 /// How a port is to be.
 #[derive(Debug, Clone)]
@@ -88,6 +89,8 @@ pub(crate) struct Held {
     pub(crate) segment: Arc<Segment>,
     pub(crate) slot: SlotIndex,
     pub(crate) mac: MacAddr,
+    /// The same as a number.
+    pub(crate) mac_number: u64,
     pub(crate) fdb: Fdb,
     /// What we take unfinished. The slot record shows it to senders; we go by this.
     offloads: AtomicU32,
@@ -142,6 +145,8 @@ impl Drop for Held {
     fn drop(&mut self) {
         mark_free(&self.segment, self.slot);
         // The lock goes with the descriptor.
+        #[cfg(lgswitch_loom)]
+        crate::model::lock::closed(&self.lock);
     }
 }
 
@@ -180,7 +185,7 @@ impl Segment {
     /// Takes a slot and joins the segment.
     pub fn port(self: &Arc<Self>, options: PortOptions) -> Result<Port, Error> {
         let mac = match options.mac {
-            Some(mac) if mac.0 == layout::UNUSED || is_group(&mac) => {
+            Some(mac) if mac.0 == layout::UNUSED || mac.is_multicast() => {
                 let path = self.path().to_owned();
                 return Err(Error::Mac { path, mac });
             }
@@ -224,6 +229,7 @@ impl Segment {
         Ok(Held {
             segment: Arc::clone(self),
             slot,
+            mac_number: peers::number(&mac),
             mac,
             fdb: Fdb::default(),
             offloads: AtomicU32::new(offloads.bits()),

@@ -16,7 +16,6 @@ use crate::record::Found;
 use crate::ring::RingReader;
 use crate::segment::Segment;
 use crate::slot::{SlotIndex, SlotSet};
-use pnet_base::MacAddr;
 
 /// The longest a port sleeps before it looks at all sources itself: bits and bells are hints.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -104,7 +103,12 @@ impl PortRx {
                 break;
             };
             self.next = from.get() + 1;
-            let Some(source) = self.sources.get_mut(from.get()) else {
+            // Our own log is not for us, whoever says so.
+            let Some(source) = self
+                .sources
+                .get_mut(from.get())
+                .filter(|_| from != self.held.slot)
+            else {
                 self.todo.remove(from);
                 continue;
             };
@@ -284,11 +288,12 @@ impl Visit<'_> {
         let verdict = take(frame);
         match verdict {
             Verdict::Taken => {
-                let mut source = [0; 6];
-                frame.bytes.part(6, 6).copy_to(&mut source);
-                let source = MacAddr::from(source);
-                if !is_group(&source) {
-                    self.held.fdb.learn(&source, self.from, self.now);
+                // The source's address, and two bytes more.
+                let mut source = [0; 8];
+                frame.bytes.part(6, 8).copy_to(&mut source);
+                let source = u64::from_be_bytes(source) >> 16;
+                if !is_group(source) {
+                    self.held.fdb.learn(source, self.from, self.now);
                 }
                 self.counters.count(frame.bytes.len());
             }

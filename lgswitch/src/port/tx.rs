@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pnet_base::MacAddr;
-
 use super::Held;
 use super::counters::{Counters, TxDrop};
 use crate::doorbell;
@@ -15,7 +13,7 @@ use crate::layout::MAX_FRAME;
 use crate::layout::slot_record as rec;
 use crate::map::SharedBytes;
 use crate::offload::{self, Finished};
-use crate::peers::{Peers, is_group};
+use crate::peers::{Owner, Peers, is_group};
 use crate::ring::{Refused, RingWriter};
 use crate::slot::{SlotIndex, SlotSet};
 
@@ -114,18 +112,19 @@ impl PortTx {
         let Some(needs) = header.needs() else {
             return self.drop(TxDrop::Malformed);
         };
-        let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = ethernet;
-        let (to, from) = (MacAddr(a, b, c, d, e, f), MacAddr(g, h, i, j, k, l));
+        let number =
+            |at: usize| u64::from_be_bytes(std::array::from_fn(|i| ethernet[at + i])) >> 16;
+        let (to, from) = (number(0), number(6));
         if !self.fresh {
             self.refresh();
         }
-        if from != self.held.mac && !is_group(&from) {
-            self.held.fdb.learn(&from, self.held.slot, self.now);
+        if from != self.held.mac_number && !is_group(from) {
+            self.held.fdb.learn(from, self.held.slot, self.now);
         }
-        match self.target(&to) {
+        match self.target(to) {
             Target::Nobody => self.drop(TxDrop::Filtered),
             Target::Everyone => self.flood(header, needs, frame),
-            Target::One(slot) => self.unicast(slot, &to, header, needs, frame),
+            Target::One(slot) => self.unicast(slot, to, header, needs, frame),
         }
     }
 
@@ -136,16 +135,16 @@ impl PortTx {
     }
 
     /// Unicast by the peers page, then by what was learned, then to all.
-    fn target(&mut self, to: &MacAddr) -> Target {
+    fn target(&self, to: u64) -> Target {
         if is_group(to) {
             return Target::Everyone;
         }
-        match *self.peers.with_mac(to) {
-            [slot] => Target::One(slot),
-            // Two of the same address: let both hear.
-            [_, _, ..] => Target::Everyone,
-            [] if *to == self.held.mac => Target::Nobody,
-            [] => match self.held.fdb.lookup(to, self.now) {
+        match self.peers.owner(to) {
+            Owner::One(slot) => Target::One(slot),
+            // Let them all hear.
+            Owner::Several => Target::Everyone,
+            Owner::Nobody if to == self.held.mac_number => Target::Nobody,
+            Owner::Nobody => match self.held.fdb.lookup(to, self.now) {
                 Some(slot) if slot == self.held.slot => Target::Nobody,
                 Some(slot) if self.peers.used().contains(slot) => Target::One(slot),
                 _ => Target::Everyone,
@@ -156,7 +155,7 @@ impl PortTx {
     fn unicast(
         &mut self,
         slot: SlotIndex,
-        to: &MacAddr,
+        to: u64,
         header: &VnetHeader,
         needs: Offloads,
         frame: &Gather<'_>,
@@ -180,7 +179,7 @@ impl PortTx {
         }
         self.counters.count(frame.len());
         // Those who want every frame.
-        if !self.peers.promiscuous().is_empty() {
+        if self.peers.any_promiscuous() {
             let mut others = self.peers.promiscuous().clone();
             others.remove(slot);
             for other in others.iter() {
