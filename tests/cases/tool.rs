@@ -112,7 +112,7 @@ impl Holder {
         for slot in slots {
             command.args(["--slot", slot]);
         }
-        command.args(["--", "sh", "-c", "echo $LGSWITCH_SLOTS; cat"]);
+        command.args(["--", "sh", "-c", "echo $LGSWITCH_SLOTS; exec cat"]);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
