@@ -19,12 +19,13 @@
 //! skips setting a bit that is set, and the receiver clears the bits before it looks at heads, with
 //! a fence between on both sides; either the source sees the bit clear, or the receiver sees the head.
 
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::layout::slot_record::{BELL, PENDING};
 use crate::map::Mapping;
 use crate::slot::{SLOT_WORDS, SlotIndex, SlotSet};
+use crate::sync::{AtomicU32, fence, futex};
 
 /// The receiver is up, or about to look.
 pub const AWAKE: u32 = 0;
@@ -53,9 +54,7 @@ pub fn wake(bell: &AtomicU32) {
             .compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok();
     if asleep {
-        // SAFETY: the futex word is a live atomic; FUTEX_WAKE does not read the other arguments.
-        // Not FUTEX_PRIVATE: the waiter is another process.
-        unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), libc::FUTEX_WAKE, 1) };
+        futex::wake(bell);
     }
 }
 
@@ -90,23 +89,8 @@ pub fn sleep(
     });
     let mut timed_out = false;
     if !pending && !stay_awake() {
-        let timeout = libc::timespec {
-            tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        // SAFETY: the futex word is a live atomic and the timeout outlives the call. FUTEX_WAIT
-        // returns at once if the word is not ASLEEP.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                bell.as_ptr(),
-                libc::FUTEX_WAIT,
-                ASLEEP,
-                &raw const timeout,
-            )
-        };
-        let error = std::io::Error::last_os_error().raw_os_error();
-        timed_out = result < 0 && error == Some(libc::ETIMEDOUT);
+        // It returns at once if the bell is not ASLEEP.
+        timed_out = futex::wait(bell, ASLEEP, timeout);
     }
     bell.store(AWAKE, Ordering::SeqCst);
     timed_out

@@ -13,7 +13,7 @@
 //! has, the copy is thrown away. Each reader's position is its own and in private memory, so there
 //! is nothing a dead or hostile reader could do to anyone.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::frame::{Gather, VnetHeader};
 use crate::layout::MAX_FRAME;
@@ -23,6 +23,7 @@ use crate::record::{self, Found};
 use crate::ring::{Populated, Refused};
 use crate::segment::Segment;
 use crate::slot::SlotIndex;
+use crate::sync::fence;
 
 /// The writing end: one a port.
 #[derive(Debug)]

@@ -193,18 +193,9 @@ impl<'a> Gather<'a> {
         done
     }
 
-    /// Copies all of it to a ring.
-    ///
-    /// # Safety
-    /// [`len`](Self::len) bytes at `to` must be writable, and apart from these.
+    /// The runs of bytes, in order.
     #[inline]
-    pub(crate) unsafe fn copy_to_raw(&self, mut to: *mut u8) {
-        for part in self.parts {
-            // SAFETY: the parts are `len` bytes in all, which the caller vouches for.
-            unsafe {
-                part.copy_to_raw(to);
-                to = to.add(part.len());
-            }
-        }
+    pub(crate) fn parts(&self) -> &'a [SharedBytes<'a>] {
+        self.parts
     }
 }

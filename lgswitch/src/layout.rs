@@ -146,6 +146,16 @@ impl Geometry {
         }
     }
 
+    /// One that no file has: rings and logs of a few records.
+    #[cfg(lgswitch_loom)]
+    pub fn tiny(slots: u32, ring_bytes: u64) -> Self {
+        Self {
+            slots,
+            ring_bytes,
+            log_bytes: ring_bytes,
+        }
+    }
+
     /// Number of slots.
     pub fn slots(&self) -> usize {
         self.slots as usize

@@ -19,21 +19,27 @@
 //!    64 KiB TCP segment.
 //! 9. [`plug`]: the other end of a port: a guest's virtqueues, over vhost-user.
 //! 10. [`report`]: what `lgswitch inspect` shows. [`bench`]: how fast all this is here.
+//! 11. [`capture`]: what `lgswitch capture` keeps or shows of what passes.
 //!
 //! # Who is trusted with what
 //!
 //! All mapped bytes may change at any time, by anyone who can open the file. [`map`] is the only
-//! module that touches them; everything above reads a length or an index *once*, checks it, and
+//! module that touches them ([`sync`] names the words); everything above reads a length or an index *once*, checks it, and
 //! only then uses it. The six promises a port makes stand at the head of [`port`].
 
+#[cfg(not(lgswitch_loom))]
 pub mod bench;
+pub mod capture;
 pub mod doorbell;
 pub mod fdb;
 pub mod flood;
 pub mod frame;
 pub mod layout;
 pub mod lock;
+#[cfg(not(lgswitch_loom))]
 pub mod map;
+#[cfg(lgswitch_loom)]
+pub mod model;
 pub mod name;
 pub mod offload;
 pub mod peers;
@@ -45,6 +51,10 @@ pub mod ring;
 pub mod segment;
 pub mod sigbus;
 pub mod slot;
+pub mod sync;
+
+#[cfg(lgswitch_loom)]
+pub use model::map;
 
 pub use frame::{Frame, Gather, VnetHeader};
 pub use name::SegmentName;

@@ -10,6 +10,9 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+#[cfg(lgswitch_loom)]
+pub use crate::model::lock::{holder, try_lock, unlock};
+
 /// The byte whose lock guards changes of the file as a whole: growing it, removing it. It is the
 /// first byte past the peers page, so that no slot has it.
 pub const ADMIN_BYTE: u64 = 4096;
@@ -51,6 +54,7 @@ fn fcntl(file: &File, command: libc::c_int, lock: &mut libc::flock) -> io::Resul
 
 /// Takes the write lock on `bytes` if nobody holds any of them; `false` if somebody does.
 /// The lock goes with `file`'s last descriptor.
+#[cfg(not(lgswitch_loom))]
 pub fn try_lock(file: &File, bytes: Range<u64>) -> io::Result<bool> {
     match fcntl(file, libc::F_OFD_SETLK, &mut request(libc::F_WRLCK, &bytes)) {
         Ok(()) => Ok(true),
@@ -69,11 +73,13 @@ pub fn lock(file: &File, bytes: Range<u64>) -> io::Result<()> {
 }
 
 /// Gives `bytes` back.
+#[cfg(not(lgswitch_loom))]
 pub fn unlock(file: &File, bytes: Range<u64>) -> io::Result<()> {
     fcntl(file, libc::F_OFD_SETLK, &mut request(libc::F_UNLCK, &bytes))
 }
 
 /// Who, other than `file`'s own description, holds byte `byte`.
+#[cfg(not(lgswitch_loom))]
 pub fn holder(file: &File, byte: u64) -> io::Result<Holder> {
     let mut lock = request(libc::F_WRLCK, &(byte..byte + 1));
     fcntl(file, libc::F_OFD_GETLK, &mut lock)?;

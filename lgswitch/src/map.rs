@@ -17,9 +17,11 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::frame::Gather;
+use crate::sync::{self, AtomicU8, AtomicU32, AtomicU64};
 
 /// A range of a sharenet file, mapped shared.
 #[derive(Debug)]
@@ -119,6 +121,7 @@ impl Mapping {
     #[inline]
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         let to = self.at(offset, bytes.len(), 1);
+        sync::before_copy();
         // SAFETY: in bounds; private memory and a mapping do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
@@ -133,10 +136,19 @@ impl Mapping {
         }
     }
 
-    /// A place to copy bytes into.
+    /// Copies a frame in. As [`write`](Self::write); the frame's parts are private memory, a guest's, or
+    /// another mapping's, never where it is put.
     #[inline]
-    pub(crate) fn place(&self, offset: u64, len: usize) -> *mut u8 {
-        self.at(offset, len, 1)
+    pub fn put(&self, offset: u64, frame: &Gather<'_>) {
+        let mut to = self.at(offset, frame.len(), 1);
+        for part in frame.parts() {
+            sync::before_copy();
+            // SAFETY: the parts are as long as the frame, which is in bounds, and apart from it.
+            unsafe {
+                part.copy_to_raw(to);
+                to = to.add(part.len());
+            }
+        }
     }
 
     /// Makes sure that the pages of `len` bytes at `offset` exist, so that storing to them can

@@ -67,10 +67,7 @@ pub fn write(
     rest[..VnetHeader::BYTES].copy_from_slice(&header.encode());
     rest[12..].copy_from_slice(&count.to_le_bytes());
     map.write(at + 16, &rest);
-    let place = map.place(at + HEAD_BYTES, frame.len());
-    // SAFETY: `place` has room for the frame, in a mapping of ours; sources are guest memory,
-    // private memory or other rings, never the ring we write.
-    unsafe { frame.copy_to_raw(place) };
+    map.put(at + HEAD_BYTES, frame);
     end
 }
 

@@ -7,7 +7,7 @@
 use std::fs::OpenOptions;
 use std::hint::spin_loop;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use super::stage::{Part, Role};
 use super::{Buffers, Measured};
 use crate::map::Mapping;
+use crate::sync::AtomicU32;
 
 /// The ring's size: as a sharenet's.
 pub const RING: u64 = 1 << 20;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod bridge;
+mod capture;
 mod create;
 mod inspect;
 mod link;
@@ -30,6 +31,8 @@ pub enum Command {
     Inspect(inspect::InspectCommand),
     /// Hold slots of a sharenet while a command runs
     Lock(lock::LockCommand),
+    /// Show or keep what passes on a sharenet
+    Capture(capture::CaptureCommand),
     /// Measure a fresh segment between two processes
     Bench(bench::BenchCommand),
     #[command(hide = true)]
@@ -49,6 +52,7 @@ impl Command {
             Command::Ls(command) => command.run(json)?,
             Command::Inspect(command) => command.run(json)?,
             Command::Lock(command) => return command.run(),
+            Command::Capture(command) => command.run(json)?,
             Command::Bench(command) => command.run(json)?,
             Command::BenchChild(command) => command.run()?,
             Command::Tap(command) => command.run(json)?,

@@ -46,7 +46,7 @@ use crate::map::Mapping;
 use crate::peers;
 use crate::segment::{Error, Segment, io_error, seconds_since_1970};
 use crate::slot::{SLOT_WORDS, SlotIndex};
-use crate::sync::AtomicBool;
+use crate::sync::{AtomicBool, fence};
 
 /// How a port is to be.
 #[derive(Debug, Clone)]
@@ -371,6 +371,8 @@ impl Caller {
     /// [`PortRx::wait`] returns now, or as soon as it is next called.
     pub fn call(&self) {
         self.0.called.store(true, Ordering::SeqCst);
+        // The sleeper stores its bell, then looks whether it was called; we the other way round.
+        fence(Ordering::SeqCst);
         doorbell::wake(self.0.control().word32(self.0.record() + rec::BELL));
     }
 

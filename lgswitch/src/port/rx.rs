@@ -154,7 +154,8 @@ impl PortRx {
         if self.todo.is_empty() && !called() {
             doorbell::sleep(held.control(), held.record(), timeout, called);
         }
-        held.called.store(false, Ordering::SeqCst);
+        // A swap, for what the caller did before it called is to be seen from here on.
+        held.called.swap(false, Ordering::SeqCst);
     }
 
     /// As [`wait`](Self::wait), but what is there does not end it: for when the taker had no room.
@@ -171,7 +172,7 @@ impl PortRx {
             doorbell::collect(held.control(), held.record(), &mut self.todo);
             doorbell::sleep(held.control(), held.record(), left, called);
         }
-        held.called.store(false, Ordering::SeqCst);
+        held.called.swap(false, Ordering::SeqCst);
     }
 
     /// What it has received and lost.

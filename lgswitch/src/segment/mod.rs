@@ -123,6 +123,21 @@ impl Segment {
         }))
     }
 
+    /// One on the model's file.
+    #[cfg(lgswitch_loom)]
+    pub(crate) fn of_model(geometry: Geometry) -> Arc<Self> {
+        let header = Header {
+            geometry,
+            mtu: 1500,
+            optional_features: 0,
+            uuid: uuid::Uuid::nil(),
+            created: 0,
+        };
+        let path = Path::new("/dev/null");
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        Self::map(path, file.expect("it opens"), header, true).expect("the model's file maps")
+    }
+
     /// The file, as it was named.
     pub fn path(&self) -> &Path {
         &self.path
