@@ -37,7 +37,8 @@ need() {
     local why=$1 pair packages=() install
     shift
     for pair in "$@"; do
-        command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
+        command -v "${pair%%:*}" >/dev/null && continue
+        [[ " ${packages[*]} " = *" ${pair#*:} "* ]] || packages+=("${pair#*:}")
     done
     [ ${#packages[@]} -gt 0 ] || return 0
 

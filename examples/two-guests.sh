@@ -23,7 +23,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 outside() {
     local needs=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod
-        ip:iproute2 unshare:util-linux cc:gcc)
+        ip:iproute2 unshare:util-linux setpriv:util-linux cc:gcc cc:libc6-dev)
     if [ "$(id -u)" -ne 0 ]; then
         need "for the lab" "${needs[@]}" # lists them, if any is missing, and ends
         die "the lab needs root for its bridge and its tap (in a network namespace of its own; this machine's network is not touched): run \`sudo $0\`."
