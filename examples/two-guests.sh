@@ -11,6 +11,7 @@
 # leaves nothing behind. Needs root: for the bridge, its tap, and a network to keep them in.
 #
 #   KERNEL=file MODULES=folder  another kernel, see guest-image.sh
+#   BIN=folder                  take launcher and lgswitch from here instead of building them
 #
 # The lab runs in namespaces of its own (network, mounts, processes). The host's network is not
 # touched, and however the lab ends - done, failed, ^C, killed - the kernel takes everything in
@@ -36,10 +37,14 @@ outside() {
     trap 'exit 143' TERM
 
     attended need "for the lab" "${needs[@]}"
-    need_cargo
-    say "Building the launcher and lgswitch ..."
-    attended cargo build --manifest-path "$here/../Cargo.toml" --release --quiet -p launcher -p lgswitch
-    export PATH=${CARGO_TARGET_DIR:-$here/../target}/release:$PATH
+    if [ -z "${BIN:-}" ]; then
+        need_cargo
+        say "Building the launcher and lgswitch ..."
+        attended cargo build --manifest-path "$here/../Cargo.toml" --release --quiet -p launcher -p lgswitch
+        BIN=${CARGO_TARGET_DIR:-$here/../target}/release
+    fi
+    PATH=$(cd "$BIN" && pwd):$PATH
+    export PATH
     attended "$here/guest-image.sh" >"$scratch/image"
     . "$scratch/image"
     export KERNEL INITRD
