@@ -94,9 +94,9 @@ impl LogWriter {
         fence(Ordering::Release);
         record::write(map, self.head, sequence, self.frames as u32, header, frame);
         self.frames = self.frames.wrapping_add(1);
-        word(FLOOD_FRAMES).store(self.frames, Ordering::Relaxed);
         self.head = end;
         word(FLOOD_HEAD).store(end, Ordering::Release);
+        word(FLOOD_FRAMES).store(self.frames, Ordering::Release);
         Ok(())
     }
 }
@@ -132,6 +132,7 @@ impl LogReader {
         let geometry = segment.geometry();
         let slot = geometry.slot(from.get());
         let word = |at| segment.control().word64(slot + at).load(Ordering::Acquire);
+        let expected = word(FLOOD_FRAMES) as u32;
         let head = word(FLOOD_HEAD);
         Self {
             map: None,
@@ -139,7 +140,7 @@ impl LogReader {
             slot,
             head,
             position: head,
-            expected: word(FLOOD_FRAMES) as u32,
+            expected,
             missed: 0,
         }
     }
@@ -197,22 +198,28 @@ impl LogReader {
 
     /// Gives up everything published so far.
     fn jump(&mut self, segment: &Segment) {
+        // The count first: the writer stores it after the head, so the head we find is no older
+        // than the count says. What is beyond it is missed too, which the next frame's count tells.
+        let frames = segment.control().word64(self.slot + FLOOD_FRAMES);
+        let frames = frames.load(Ordering::Acquire) as u32;
         self.refresh(segment);
         self.position = self.head;
-        let frames = segment.control().word64(self.slot + FLOOD_FRAMES);
-        let frames = frames.load(Ordering::Relaxed) as u32;
-        self.missed += u64::from(frames.wrapping_sub(self.expected));
-        self.expected = frames;
+        self.expect(frames);
     }
 
     /// Is done with the frame that was peeked.
     pub fn take(&mut self, frame: &Copied) {
         self.position = frame.end;
-        // After a jump the first frame corrects the count, which was read apart from the head.
-        self.missed = self
-            .missed
-            .saturating_add_signed(i64::from(frame.count.wrapping_sub(self.expected) as i32));
+        self.expect(frame.count);
         self.expected = frame.count.wrapping_add(1);
+    }
+
+    /// The next frame is number `count`: those before it that we did not see are missed. A count
+    /// that goes back is a new holder's whose predecessor died before it counted its last frame.
+    fn expect(&mut self, count: u32) {
+        let skipped = count.wrapping_sub(self.expected) as i32;
+        self.missed += u64::try_from(skipped).unwrap_or(0);
+        self.expected = count;
     }
 
     /// Frames missed since last asked.

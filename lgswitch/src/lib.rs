@@ -43,6 +43,7 @@ pub mod model;
 pub mod name;
 pub mod offload;
 pub mod peers;
+#[cfg(not(lgswitch_loom))]
 pub mod plug;
 pub mod port;
 pub mod record;

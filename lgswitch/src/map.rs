@@ -216,6 +216,12 @@ impl<'a> SharedBytes<'a> {
         }
     }
 
+    /// Where they are, for a system call that reads them.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.start
+    }
+
     /// How many.
     #[inline]
     pub fn len(&self) -> usize {

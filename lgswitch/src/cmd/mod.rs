@@ -9,6 +9,7 @@ mod inspect;
 mod link;
 mod lock;
 mod ls;
+mod plug;
 mod rm;
 mod table;
 mod tap;
@@ -33,6 +34,8 @@ pub enum Command {
     Lock(lock::LockCommand),
     /// Show or keep what passes on a sharenet
     Capture(capture::CaptureCommand),
+    /// Put a VMM's network card or a tap of the host on a sharenet
+    Plug(plug::PlugCommand),
     /// Measure a fresh segment between two processes
     Bench(bench::BenchCommand),
     #[command(hide = true)]
@@ -53,6 +56,7 @@ impl Command {
             Command::Inspect(command) => command.run(json)?,
             Command::Lock(command) => return command.run(),
             Command::Capture(command) => command.run(json)?,
+            Command::Plug(command) => command.run()?,
             Command::Bench(command) => command.run(json)?,
             Command::BenchChild(command) => command.run()?,
             Command::Tap(command) => command.run(json)?,

@@ -26,7 +26,11 @@ fn name(file: &File) -> u32 {
 }
 
 fn byte(bytes: Range<u64>) -> &'static AtomicU32 {
-    assert_eq!(bytes.end - bytes.start, 1, "a model locks one byte at a time");
+    assert_eq!(
+        bytes.end - bytes.start,
+        1,
+        "a model locks one byte at a time"
+    );
     &HOLDERS[bytes.start as usize]
 }
 

@@ -29,24 +29,31 @@ loom::lazy_static! {
 }
 
 fn areas() -> std::sync::MutexGuard<'static, HashMap<u64, Arc<Area>>> {
-    FILE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    FILE.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Makes all areas of a segment, zeroed.
 pub fn reset(geometry: &Geometry) {
     let mut areas = areas();
-    let control = super::control_words(geometry).into_iter().map(|(at, bits)| {
-        let word = match bits {
-            8 => Word::Byte(AtomicU8::new(0)),
-            32 => Word::Half(AtomicU32::new(0)),
-            _ => Word::Whole(AtomicU64::new(0)),
-        };
-        (at, word)
-    });
+    let control = super::control_words(geometry)
+        .into_iter()
+        .map(|(at, bits)| {
+            let word = match bits {
+                8 => Word::Byte(AtomicU8::new(0)),
+                32 => Word::Half(AtomicU32::new(0)),
+                _ => Word::Whole(AtomicU64::new(0)),
+            };
+            (at, word)
+        });
     areas.insert(0, Arc::new(control.collect()));
     let data = |bytes: u64| -> Arc<Area> {
         let words = (0..bytes).step_by(8);
-        Arc::new(words.map(|at| (at, Word::Whole(AtomicU64::new(0)))).collect())
+        Arc::new(
+            words
+                .map(|at| (at, Word::Whole(AtomicU64::new(0))))
+                .collect(),
+        )
     };
     for from in 0..geometry.slots() {
         areas.insert(geometry.log(from), data(geometry.log_bytes()));

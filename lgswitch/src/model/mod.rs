@@ -10,6 +10,11 @@
 //! ([`futex`]) and the locks on the file's bytes ([`lock`]). All else is as always, but for rings of
 //! two to four records, so that reuse and lapping come soon.
 //!
+//! loom 0.7 overlooks orders in which a thread comes between another's load and store of one word
+//! (its issues 166 and 392): it remembers only the last access, and that was the load. So each
+//! word has a second one beside it, which every access first stores to with no order: loom then sees all
+//! accesses as in conflict, and tries them all. Nobody loads the second word, so it orders nothing.
+//!
 //! Every frame is 16 bytes after its addresses' worth: enough to be torn. Searches are bounded by
 //! the number of times a thread is interrupted where it need not be ([`check`]); bugs of this kind
 //! of code show with two.
@@ -85,7 +90,11 @@ fn control_words(geometry: &Geometry) -> Vec<(u64, u32)> {
             run(&mut words, record + at, 1);
         }
         run(&mut words, record + rec::NAME, rec::NAME_BYTES as u64 / 8);
-        run(&mut words, record + rec::PENDING, crate::slot::SLOT_WORDS as u64);
+        run(
+            &mut words,
+            record + rec::PENDING,
+            crate::slot::SLOT_WORDS as u64,
+        );
         run(&mut words, record + rec::FLOOD_HEAD, 3);
         run(&mut words, record + rec::SENT, 10);
         run(&mut words, record + rec::RECEIVED, 10);

@@ -16,7 +16,12 @@ fn frame(n: u8) -> [u8; FRAME] {
 fn write(ring: &mut RingWriter, segment: &Segment, n: u8) -> Result<(), Refused> {
     let bytes = frame(n);
     let parts = [bytes.as_slice().into()];
-    ring.write(segment, n.into(), &VnetHeader::default(), &Gather::new(&parts))
+    ring.write(
+        segment,
+        n.into(),
+        &VnetHeader::default(),
+        &Gather::new(&parts),
+    )
 }
 
 /// Takes all there is now; each must be whole, and the next after `last`.

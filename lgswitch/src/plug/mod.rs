@@ -1,6 +1,9 @@
 //! Plugs: what stands at the other end of a port.
 //!
-//! A plug joins a port's two halves to something that is not a sharenet. Today that is a guest's
-//! virtqueues, over vhost-user ([`vhost_user`]).
+//! A plug joins a port's two halves to something that is not a sharenet: a guest's virtqueues, over
+//! vhost-user ([`vhost_user`]), or a tap of the host ([`tap`]). Each sends with the same
+//! [`patience`].
 
+pub mod patience;
+pub mod tap;
 pub mod vhost_user;

@@ -48,14 +48,22 @@ macro_rules! mortal {
     ($name:ident, $int:ty, $doc:literal) => {
         #[doc = $doc]
         #[derive(Debug)]
-        #[repr(transparent)]
-        pub struct $name(raw::$name);
+        #[cfg_attr(not(lgswitch_loom), repr(transparent))]
+        pub struct $name {
+            word: raw::$name,
+            /// See `model`: it makes loom see every access as one that matters.
+            #[cfg(lgswitch_loom)]
+            turn: raw::AtomicU8,
+        }
 
         #[allow(missing_docs, dead_code, reason = "each as `std`'s")]
         impl $name {
             #[cfg(lgswitch_loom)]
             pub(crate) fn new(value: $int) -> Self {
-                Self(raw::$name::new(value))
+                Self {
+                    word: raw::$name::new(value),
+                    turn: raw::AtomicU8::new(0),
+                }
             }
 
             /// # Safety
@@ -68,37 +76,43 @@ macro_rules! mortal {
 
             #[cfg(not(lgswitch_loom))]
             pub fn as_ptr(&self) -> *mut $int {
-                self.0.as_ptr()
+                self.word.as_ptr()
+            }
+
+            fn word(&self) -> &raw::$name {
+                #[cfg(lgswitch_loom)]
+                self.turn.store(0, Ordering::Relaxed);
+                &self.word
             }
 
             pub fn load(&self, order: Ordering) -> $int {
-                self.0.load(order)
+                self.word().load(order)
             }
 
             pub fn store(&self, value: $int, order: Ordering) {
                 if lives() {
-                    self.0.store(value, order);
+                    self.word().store(value, order);
                 }
             }
 
             pub fn swap(&self, value: $int, order: Ordering) -> $int {
                 match lives() {
-                    true => self.0.swap(value, order),
-                    false => self.0.load(Ordering::Relaxed),
+                    true => self.word().swap(value, order),
+                    false => self.word().load(Ordering::Relaxed),
                 }
             }
 
             pub fn fetch_or(&self, bits: $int, order: Ordering) -> $int {
                 match lives() {
-                    true => self.0.fetch_or(bits, order),
-                    false => self.0.load(Ordering::Relaxed),
+                    true => self.word().fetch_or(bits, order),
+                    false => self.word().load(Ordering::Relaxed),
                 }
             }
 
             pub fn fetch_max(&self, value: $int, order: Ordering) -> $int {
                 match lives() {
-                    true => self.0.fetch_max(value, order),
-                    false => self.0.load(Ordering::Relaxed),
+                    true => self.word().fetch_max(value, order),
+                    false => self.word().load(Ordering::Relaxed),
                 }
             }
 
@@ -110,8 +124,8 @@ macro_rules! mortal {
                 failure: Ordering,
             ) -> Result<$int, $int> {
                 match lives() {
-                    true => self.0.compare_exchange(current, new, success, failure),
-                    false => Err(self.0.load(Ordering::Relaxed)),
+                    true => self.word().compare_exchange(current, new, success, failure),
+                    false => Err(self.word().load(Ordering::Relaxed)),
                 }
             }
         }

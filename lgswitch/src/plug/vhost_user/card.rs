@@ -20,6 +20,7 @@ use super::message::{Message, ProtocolError};
 use super::pump::{self, Burst, Format};
 use super::session::{Card, Queue, Session, lock};
 use crate::frame::Offloads;
+use crate::plug::patience::Patience;
 use crate::port::{Caller, PortRx, PortTx};
 
 /// The queues of a card with one pair (Virtual I/O Device 1.2, 5.1.2).
@@ -154,6 +155,8 @@ impl Nic {
         let mut session = Session::new(self);
         let end = self.listen(set, socket, &mut session);
         session.end();
+        // Closing would not do: there is another descriptor of it, to shut it down with.
+        let _ = set.delete(socket);
         end
     }
 
@@ -190,6 +193,7 @@ impl Nic {
 
     /// The life of the thread that sends.
     pub fn transmit(&self, mut tx: PortTx) {
+        let mut patience = Patience::default();
         while !self.is_stopping() {
             if let Err(error) = wait(&self.wakers[TRANSMIT]) {
                 tracing::error!("{}: can't wait for the guest's frames: {error}", self.label);
@@ -200,7 +204,9 @@ impl Nic {
             self.bursts(TRANSMIT, |queue| {
                 let format = queue.format;
                 match queue.parts() {
-                    Some((memory, ring)) => pump::transmit(memory, ring, format, &mut tx),
+                    Some((memory, ring)) => {
+                        pump::transmit(memory, ring, format, &mut tx, &mut patience)
+                    }
                     None => Ok((Burst::Idle, false)),
                 }
             });

@@ -20,6 +20,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -44,6 +45,22 @@ pub struct Service {
 /// # Errors
 /// When threads or descriptors can't be made.
 pub fn serve(port: Port, listener: UnixListener, label: &str) -> io::Result<Service> {
+    start(port, listener, label, false)
+}
+
+/// As [`serve`], but when a VMM has gone the next may come.
+///
+/// # Errors
+/// When threads or descriptors can't be made.
+pub fn serve_one_after_another(
+    port: Port,
+    listener: UnixListener,
+    label: &str,
+) -> io::Result<Service> {
+    start(port, listener, label, true)
+}
+
+fn start(port: Port, listener: UnixListener, label: &str, again: bool) -> io::Result<Service> {
     let (tx, rx) = port.split();
     let nic = Arc::new(Nic::new(label, rx.caller())?);
     // From here on, dropping `service` ends whatever was started.
@@ -58,12 +75,22 @@ pub fn serve(port: Port, listener: UnixListener, label: &str) -> io::Result<Serv
     let connection = Arc::clone(&service.connection);
     service.spawn("tx", move || sender.transmit(tx))?;
     service.spawn("rx", move || receiver.receive(rx))?;
-    service.spawn("vhost", move || converse(&nic, &listener, &connection))?;
+    service.spawn("vhost", move || {
+        let mut well = converse(&nic, &listener, &connection);
+        while again && !nic.is_stopping() {
+            if !well {
+                // What fails at once would fail a million times a second.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            well = converse(&nic, &listener, &connection);
+        }
+        nic.stop();
+    })?;
     Ok(service)
 }
 
-/// The life of the thread that waits for the VMM and talks with it.
-fn converse(nic: &Nic, listener: &UnixListener, connection: &Mutex<Option<UnixStream>>) {
+/// Waits for a VMM and talks with it to its end; tells whether all went well.
+fn converse(nic: &Nic, listener: &UnixListener, connection: &Mutex<Option<UnixStream>>) -> bool {
     let end = listener
         .accept()
         .and_then(|(socket, _)| {
@@ -72,15 +99,16 @@ fn converse(nic: &Nic, listener: &UnixListener, connection: &Mutex<Option<UnixSt
         })
         .map_err(ProtocolError::from)
         .and_then(|socket| nic.converse(&socket));
-    if let Err(error) = end
-        && !nic.is_stopping()
-    {
-        tracing::warn!(
-            "{}: the VMM's network card is unplugged: {error}",
-            nic.label()
-        );
+    match end {
+        Err(error) if !nic.is_stopping() => {
+            tracing::warn!(
+                "{}: the VMM's network card is unplugged: {error}",
+                nic.label()
+            );
+            false
+        }
+        _ => true,
     }
-    nic.stop();
 }
 
 impl Service {

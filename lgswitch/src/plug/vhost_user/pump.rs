@@ -4,23 +4,16 @@
 //! copy straight from the guest's memory. Wire to guest: a frame is copied straight from its ring to
 //! the next buffers of the guest, to several of them if it is large and they may be merged.
 
-use std::time::Duration;
-
 use vm_memory::GuestMemoryMmap;
 
 use super::virtqueue::{Broken, Chain, Ring, Virtqueue, Writable};
 use crate::frame::{Frame, Gather, VnetHeader};
 use crate::map::SharedBytes;
-use crate::port::{PortRx, PortTx, Sent, Verdict};
+use crate::plug::patience::Patience;
+use crate::port::{PortRx, PortTx, Verdict};
 
 /// Frames handled before others get a turn at the queue's lock.
 const BURST: usize = 64;
-/// How long a frame may wait for room in its receiver's ring, and in how many steps. A guest's
-/// transmit queue can push back, and TCP does better waiting than losing; but the frames behind it
-/// wait too, so not for long, and for a receiver that is dead [`PortTx`] finds out itself.
-const HOLD_STEP: Duration = Duration::from_micros(50);
-const HOLD_STEPS: u32 = 20;
-
 /// What the guest and we agreed on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Format {
@@ -50,6 +43,7 @@ pub fn transmit(
     ring: &mut Ring,
     format: Format,
     tx: &mut PortTx,
+    patience: &mut Patience,
 ) -> Outcome {
     let Some(mut vq) = Virtqueue::open(memory, ring) else {
         return Ok((Burst::Idle, false));
@@ -59,7 +53,7 @@ pub fn transmit(
     let mut handled = 0;
     while handled < BURST && vq.available()? > 0 {
         vq.chain(0, &mut chain)?;
-        send(&mut chain, format, tx);
+        send(&mut chain, format, tx, patience);
         vq.take(1);
         vq.give_back(chain.head, 0);
         handled += 1;
@@ -70,26 +64,14 @@ pub fn transmit(
     Ok((if more { Burst::More } else { Burst::Idle }, interrupt))
 }
 
-fn send(chain: &mut Chain<'_>, format: Format, tx: &mut PortTx) {
+fn send(chain: &mut Chain<'_>, format: Format, tx: &mut PortTx, patience: &mut Patience) {
     let mut header = [0; VnetHeader::BYTES];
     Gather::new(&chain.readable).peek(&mut header);
     // Whatever is shorter than header and Ethernet, the port calls malformed.
     skip(&mut chain.readable, format.header_len);
     let header = VnetHeader::decode(&header);
     let frame = Gather::new(&chain.readable);
-    for _ in 0..HOLD_STEPS {
-        match tx.send(&header, &frame) {
-            Sent::Done | Sent::Dropped(_) => return,
-            Sent::Full(_) => {
-                // Let them see what there is, and have a moment to make room.
-                tx.flush();
-                std::thread::sleep(HOLD_STEP);
-            }
-        }
-    }
-    if let Sent::Full(_) = tx.send(&header, &frame) {
-        tx.give_up();
-    }
+    patience.send(tx, &header, &frame);
 }
 
 /// Drops the first `count` bytes.

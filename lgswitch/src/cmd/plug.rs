@@ -1,0 +1,194 @@
+//! `lgswitch plug`: something else than a launcher on a segment, for as long as the command runs.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use lgswitch::plug::{tap, vhost_user};
+use lgswitch::{MacAddr, Port, PortOptions, Segment, SegmentName, SlotIndex};
+use netsetup::{InterfaceAddress, InterfaceName, NetSetup, TapName, TapOptions, TapPlan};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Put a VMM's network card or a tap of the host on a sharenet.
+#[derive(Debug, Args)]
+pub struct PlugCommand {
+    /// Its name, or a path with a '/'
+    name: SegmentName,
+    /// What to plug in: a socket a VMM or DPDK connects to, or a tap (made if missing)
+    #[arg(value_name = "vhost-user:SOCKET|tap:NAME")]
+    what: What,
+    /// MAC on the peers page: a card's must be the one the VMM gives its guest [default: random]
+    #[arg(long, value_name = "MAC")]
+    mac: Option<MacAddr>,
+    /// That slot and no other
+    #[arg(long, value_name = "N")]
+    slot: Option<SlotIndex>,
+    /// A tap's address on the host; may be repeated
+    #[arg(long, value_name = "IP/PREFIX")]
+    address: Vec<InterfaceAddress>,
+    /// The bridge a tap joins, which must exist
+    #[arg(long, value_name = "BRIDGE", conflicts_with = "address")]
+    bridge: Option<InterfaceName>,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    VhostUser(PathBuf),
+    Tap(TapName),
+}
+
+impl FromStr for What {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("vhost-user", path)) if !path.is_empty() => Ok(Self::VhostUser(path.into())),
+            Some(("tap", name)) => {
+                let name = name.parse().map_err(|e| format!("{e}"))?;
+                Ok(Self::Tap(name))
+            }
+            _ => Err("a plug is vhost-user:SOCKET or tap:NAME".into()),
+        }
+    }
+}
+
+impl PlugCommand {
+    /// Runs until told to end, or until the plug ends.
+    pub fn run(self) -> Result<()> {
+        let signals = Signals::block()?;
+        match self.what.clone() {
+            What::VhostUser(path) => {
+                if !self.address.is_empty() || self.bridge.is_some() {
+                    bail!("A vhost-user socket has neither address nor bridge; those are a tap's");
+                }
+                let port = self.port(&format!("vhost-user:{}", path.display()), self.mac)?;
+                let socket = Socket::bind(&path)?;
+                let label = format!("{} on {}", path.display(), self.name);
+                let listener = socket.listener.try_clone()?;
+                let _service = vhost_user::serve_one_after_another(port, listener, &label)?;
+                signals.wait(None)
+            }
+            What::Tap(name) => {
+                let segment = Segment::open(&self.name.path())?;
+                let plan = TapPlan {
+                    tap: TapOptions {
+                        name,
+                        vnet_hdr: true,
+                        nonblocking: true,
+                        mac: self.mac,
+                        mtu: Some(segment.mtu().min(MAX_TAP_MTU)),
+                        ..TapOptions::default()
+                    },
+                    bridge: self.bridge.clone(),
+                    addresses: self.address.clone(),
+                    up: true,
+                };
+                let net = NetSetup::new()?;
+                let tap = net.setup_tap(&plan)?;
+                tap.set_offloads(netsetup::TapOffloads {
+                    csum: true,
+                    tso4: true,
+                    tso6: true,
+                    tso_ecn: true,
+                    uso: false,
+                })?;
+                let mac = net.link(&tap.name)?.and_then(|link| link.mac);
+                let port = self.port(&format!("tap:{}", tap.name), mac)?;
+                let label = tap.name.to_string();
+                let queue = tap
+                    .queues
+                    .into_iter()
+                    .next()
+                    .context("A tap without a queue")?;
+                let service = tap::serve(port, queue, &label)?;
+                signals.wait(Some(service.ended()))
+            }
+        }
+    }
+
+    fn port(&self, name: &str, mac: Option<MacAddr>) -> Result<Port> {
+        let options = PortOptions {
+            // An address the peers page can't say is learned from what the tap sends.
+            mac: mac.filter(|mac| mac.0 != 0 || self.mac.is_some()),
+            slot: self.slot,
+            name: name.to_owned(),
+            ..PortOptions::default()
+        };
+        Ok(Segment::open(&self.name.path())?.port(options)?)
+    }
+}
+
+/// The kernel's limit for a tap, in bytes.
+const MAX_TAP_MTU: u32 = 65_521;
+
+/// The signals that end the command, kept until somebody asks. Made before any thread is.
+struct Signals(SignalFd);
+
+impl Signals {
+    fn block() -> Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Waits for one of them, or for `ended`.
+    fn wait(&self, ended: Option<&EventFd>) -> Result<()> {
+        let fds = [Some(self.0.as_fd()), ended.map(AsFd::as_fd)];
+        let mut ready: Vec<_> = fds
+            .into_iter()
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        while let Err(nix::errno::Errno::EINTR) = poll(&mut ready, PollTimeout::NONE) {}
+        match ready.first().and_then(PollFd::any) {
+            Some(true) => Ok(()),
+            _ => bail!("The plug has ended; the reason is above"),
+        }
+    }
+}
+
+/// A listening socket whose name goes with it.
+struct Socket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Socket {
+    /// Binds; a socket that a killed program left there, and nobody listens on, is replaced.
+    fn bind(path: &Path) -> Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            bound => bound,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            listener: listener.with_context(|| format!("Can't listen on {}", path.display()))?,
+        })
+    }
+}
+
+fn is_stale(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(|e| e.kind() == refused)
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
