@@ -42,6 +42,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Where packets go.
 pub trait Sink {
+    /// The capture starts: what may have been there goes.
+    fn begin(&mut self) -> Result<(), OutputError>;
     /// Takes a packet, if there is room.
     fn packet(&mut self, packet: &Packet<'_>, sources: &Sources) -> Result<Room, OutputError>;
     /// Nothing more comes for now: whoever reads along sees everything so far.
@@ -153,6 +155,7 @@ fn carry(
 ) -> Result<End, OutputError> {
     let started = Instant::now();
     let mut housekeeping = started;
+    sink.begin()?;
     // A reader of a pipe is to know that there is a capture before there are packets.
     sink.flush()?;
     loop {

@@ -108,11 +108,6 @@ impl Output {
         }
     }
 
-    /// Its name, for people.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Writes whole blocks or lines, all of them or none that is cut short.
     pub fn write(&mut self, whole: &[u8]) -> Result<(), OutputError> {
         match self.file.write_all(whole) {

@@ -52,6 +52,10 @@ fn moment(time: Duration) -> DateTime<Utc> {
 }
 
 impl Sink for Printer {
+    fn begin(&mut self) -> Result<(), OutputError> {
+        self.output.begin()
+    }
+
     fn packet(&mut self, packet: &Packet<'_>, sources: &Sources) -> Result<Room, OutputError> {
         let source = sources.get(packet.source);
         let summary = Summary::of(packet.bytes);

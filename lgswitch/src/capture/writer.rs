@@ -123,25 +123,16 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Where it goes, for people.
-    pub fn name(&self) -> &str {
-        self.output.name()
-    }
-
     /// What was in the file goes, and a section starts.
-    pub fn begin(&mut self) -> Result<(), OutputError> {
-        self.output.begin()?;
-        self.start_section();
-        Ok(())
-    }
-
-    fn start_section(&mut self) {
+    fn start_section(&mut self) -> Result<(), OutputError> {
         let application = concat!("lgswitch ", env!("CARGO_PKG_VERSION"));
+        self.output.begin()?;
         pcapng::section(&mut self.buffer, application);
         self.file_bytes = self.buffer.len() as u64;
         self.file_start = now();
         self.interfaces.clear();
         self.by_source.clear();
+        Ok(())
     }
 
     /// The interface of a source in the file in hand; describes it in `blocks` if it is new.
@@ -265,7 +256,7 @@ impl Writer {
                 tracing::warn!("Can't remove capture file {}: {error}", oldest.display());
             }
         }
-        self.begin()
+        self.start_section()
     }
 
     fn write(&mut self) -> Result<(), OutputError> {
@@ -286,6 +277,10 @@ enum Added {
 }
 
 impl Sink for Writer {
+    fn begin(&mut self) -> Result<(), OutputError> {
+        self.start_section()
+    }
+
     fn packet(&mut self, packet: &Packet<'_>, sources: &Sources) -> Result<Room, OutputError> {
         let mut added = self.add(packet, sources);
         if added == Added::FileFull {

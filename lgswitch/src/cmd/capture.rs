@@ -64,7 +64,6 @@ impl CaptureCommand {
     pub fn run(self, json: bool) -> Result<()> {
         self.check();
         let segment = Segment::open(&self.name.path())?;
-        // What was in a file goes only when all else has succeeded.
         let mut sink = self.open(json)?;
         let form = if self.as_sent {
             Form::AsSent
@@ -72,19 +71,19 @@ impl CaptureCommand {
             Form::Cut
         };
         let mut monitor = Monitor::join(&segment, &self.slots, form)?;
-        sink.begin()?;
         let stop = end_on_signals(monitor.caller())?;
-        eprintln!(
-            "lgswitch: Capturing {} at slot {}{}; ^C ends it",
-            self.name,
-            monitor.slot(),
-            sink.destination()
-        );
+        let to = match self.write.as_deref() {
+            None => String::new(),
+            Some(path) if path == Path::new("-") => " to standard output".into(),
+            Some(path) => format!(" to {}", path.display()),
+        };
+        let (name, slot) = (&self.name, monitor.slot());
+        eprintln!("lgswitch: Capturing {name} at slot {slot}{to}; ^C ends it");
         let limits = Limits {
             count: self.count,
             duration: self.duration,
         };
-        let account = capture::run(&mut monitor, sink.as_sink(), &limits, &stop)?;
+        let account = capture::run(&mut monitor, sink.as_mut(), &limits, &stop)?;
         eprintln!("lgswitch: {account}");
         match self.write {
             Some(path) if json && path != Path::new("-") => print_json(&account),
@@ -113,15 +112,16 @@ impl CaptureCommand {
         }
     }
 
-    fn open(&self, json: bool) -> Result<Destination> {
+    /// Opens what packets go to. What is in a file stays until the capture runs.
+    fn open(&self, json: bool) -> Result<Box<dyn Sink>> {
         let Some(path) = &self.write else {
-            return Ok(Destination::Lines(Printer::new(Output::stdout()?, json)));
+            return Ok(Box::new(Printer::new(Output::stdout()?, json)));
         };
         let options = WriterOptions {
             snaplen: self.snaplen,
             size: self.size,
         };
-        Ok(Destination::File(match self.file_size {
+        let writer = match self.file_size {
             Some(file_size) => {
                 let ring = Ring {
                     path: path.clone(),
@@ -132,37 +132,8 @@ impl CaptureCommand {
             }
             None if path == Path::new("-") => Writer::new(Output::stdout()?, options),
             None => Writer::new(Output::open(path)?, options),
-        }))
-    }
-}
-
-/// Where packets go.
-enum Destination {
-    Lines(Printer),
-    File(Writer),
-}
-
-impl Destination {
-    fn begin(&mut self) -> Result<()> {
-        match self {
-            Destination::Lines(_) => Ok(()),
-            Destination::File(writer) => Ok(writer.begin()?),
-        }
-    }
-
-    fn as_sink(&mut self) -> &mut dyn Sink {
-        match self {
-            Destination::Lines(printer) => printer,
-            Destination::File(writer) => writer,
-        }
-    }
-
-    /// For the line that says that it has begun.
-    fn destination(&self) -> String {
-        match self {
-            Destination::Lines(_) => String::new(),
-            Destination::File(writer) => format!(" to {}", writer.name()),
-        }
+        };
+        Ok(Box::new(writer))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lgswitch::frame::Offloads;
+use lgswitch::port::counters::TxDrop;
 use lgswitch::port::{Sent, Verdict};
 use lgswitch::report::{SegmentReport, SlotReport};
 use lgswitch::{CreateOptions, Gather, MacAddr, PortOptions, PortRx, PortTx, Segment, VnetHeader};
@@ -85,6 +86,11 @@ impl Station {
         let parts = [frame.into()];
         assert_eq!(self.tx.send(header, &Gather::new(&parts)), Sent::Done);
         self.tx.flush();
+    }
+
+    /// Copies for the capture that its ring had no room for.
+    pub fn copies_lost(&self) -> u64 {
+        self.tx.counters().dropped[TxDrop::CopyFull as usize]
     }
 
     /// Takes what there is.
