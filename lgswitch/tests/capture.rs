@@ -41,6 +41,7 @@ fn main() {
         a_pipe_can_be_read_by_tshark,
         only_the_first_bytes_are_kept_if_asked,
         a_size_is_kept_to_and_the_file_is_whole,
+        a_file_that_can_grow_no_more_ends_with_a_whole_packet,
         a_ring_of_files_keeps_the_newest_and_each_is_whole,
         what_was_lost_stands_in_the_file,
     ];
@@ -237,6 +238,26 @@ fn a_size_is_kept_to_and_the_file_is_whole() {
         packets.len()
     );
     assert_eq!(ended.account(), expected);
+}
+
+fn a_file_that_can_grow_no_more_ends_with_a_whole_packet() {
+    let lan = Lan::new();
+    let (mut a, mut b) = (lan.station(1, "a"), lan.station(2, "b"));
+    let file = lan.file("lan0.pcapng");
+    // As a full disk would, in the middle of a block.
+    let capture = Capture::start_limited(&lan, 20 << 10, &["-w", &file]);
+    for _ in 0..40 {
+        a.send(&udp(1, 2, 1000));
+        b.receive();
+    }
+    let said = capture.fail();
+    assert!(
+        said.contains("Can't write capture to") && said.contains("File too large"),
+        "{said}"
+    );
+    // One sentence, and a file without half a block.
+    assert_eq!(said.lines().count(), 1);
+    tshark_fields(&file, &[], &["frame.len"]);
 }
 
 fn a_ring_of_files_keeps_the_newest_and_each_is_whole() {

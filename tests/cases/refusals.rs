@@ -250,7 +250,7 @@ fn a_file_that_is_no_sharenet() -> Result<()> {
         ("newer", "77"),
         ("letter", "not a sharenet"),
     ] {
-        let mut command = launcher(&lab, &[option("sharenet", name), "--sharenet=new0".into()])?;
+        let mut command = launcher(&lab, &["--sharenet=new0".into(), option("sharenet", name)])?;
         refused(&lab, &mut command, &[name, reason])?;
     }
     Ok(())

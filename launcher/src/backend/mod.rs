@@ -3,8 +3,8 @@
 //! of its own, to QEMU, to DMA keys.
 //!
 //! Devices are opened in an order that keeps a failure cheap: disks first (nothing is made), then
-//! taps (gone with us), then ports (a missing sharenet is *made*, and stays). They are handed on
-//! in the order of the command line.
+//! taps (gone with us), then ports on sharenets that are there, and last those on sharenets that
+//! are not: they are *made*, and stay. Devices are handed on in the order of the command line.
 
 pub mod block;
 pub mod console;
@@ -35,8 +35,11 @@ pub fn open(plan: &GuestPlan) -> Result<Vec<Device>, Error> {
     let mut order: Vec<(usize, &DevicePlan)> = plan.devices.iter().enumerate().collect();
     order.sort_by_key(|(_, device)| match device {
         DevicePlan::Block(_) => 0,
-        DevicePlan::Net(net) if !matches!(net.wire, Wire::Sharenet { .. }) => 1,
-        DevicePlan::Net(_) => 2,
+        DevicePlan::Net(net) => match &net.wire {
+            Wire::Sharenet { segment, .. } if segment.path().exists() => 2,
+            Wire::Sharenet { .. } => 3,
+            Wire::Host(_) | Wire::Bridge(_) => 1,
+        },
     });
     let mut opened = Vec::with_capacity(order.len());
     for (place, device) in order {

@@ -100,7 +100,7 @@ impl NetDevice {
 /// The sharenet is something else, or the bridge is missing or something else.
 pub(super) fn check(plan: &NetPlan) -> Result<(), Error> {
     match &plan.wire {
-        Wire::Sharenet { segment, .. } => match Segment::open(&segment.path()) {
+        Wire::Sharenet { segment, .. } => match Segment::open_read_only(&segment.path()) {
             // It would be made.
             Ok(_) | Err(lgswitch::Error::Missing(_)) => Ok(()),
             Err(error) => Err(error.into()),

@@ -138,7 +138,8 @@ impl CaptureCommand {
 }
 
 /// From here on a ^C, or being told to end, sets the flag; a second one ends us at once, should we
-/// be stuck in a pipe that nobody empties. That nobody reads it any more is an error of writing.
+/// be stuck in a pipe that nobody empties. A pipe without a reader and a file at its limit are errors
+/// of writing, not signals.
 fn end_on_signals(caller: Caller) -> Result<Arc<AtomicBool>> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -146,6 +147,7 @@ fn end_on_signals(caller: Caller) -> Result<Arc<AtomicBool>> {
     }
     let mut blocked = signals;
     blocked.add(Signal::SIGPIPE);
+    blocked.add(Signal::SIGXFSZ);
     // Of this thread, and those it starts.
     blocked.thread_block().context("Can't block signals")?;
     let stop = Arc::new(AtomicBool::new(false));

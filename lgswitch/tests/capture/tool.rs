@@ -54,7 +54,19 @@ impl Ended {
 impl Capture {
     /// Starts one, and waits until it listens.
     pub fn start(lan: &Lan, options: &[&str]) -> Self {
-        let mut command = lgswitch();
+        Self::spawn(lgswitch(), lan, options)
+    }
+
+    /// As [`start`](Self::start), but no file it writes can have more than so many bytes.
+    pub fn start_limited(lan: &Lan, bytes: u64, options: &[&str]) -> Self {
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--fsize={bytes}"))
+            .args([env!("CARGO_BIN_EXE_lgswitch"), "capture"]);
+        Self::spawn(command, lan, options)
+    }
+
+    fn spawn(mut command: Command, lan: &Lan, options: &[&str]) -> Self {
         command.arg(lan.name()).args(options);
         let mut child = command
             .stdout(Stdio::piped())
@@ -94,6 +106,15 @@ impl Capture {
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {stderr}");
         Ended { stdout, stderr }
+    }
+
+    /// Waits for its end, which is a failure; gives what it said.
+    pub fn fail(mut self) -> String {
+        let mut stderr = String::new();
+        self.stderr.read_to_string(&mut stderr).unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(1), "{stderr}");
+        stderr
     }
 
     /// The next bytes it writes to standard output.
