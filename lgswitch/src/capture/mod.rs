@@ -39,6 +39,8 @@ pub use writer::Writer;
 const BURST: usize = 64;
 /// How often senders are asked what they could not hand us, and a pipe whether it has a reader.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long at most it goes on with what is there, after it was told to end.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// Where packets go.
 pub trait Sink {
@@ -158,9 +160,10 @@ fn carry(
     sink.begin()?;
     // A reader of a pipe is to know that there is a capture before there are packets.
     sink.flush()?;
+    let mut stopped: Option<Instant> = None;
     loop {
-        if stop.load(Ordering::Acquire) {
-            return Ok(End::Stopped);
+        if stopped.is_none() && stop.load(Ordering::Acquire) {
+            stopped = Some(Instant::now());
         }
         let left = limits.duration.map(|d| d.saturating_sub(started.elapsed()));
         if left.is_some_and(|left| left.is_zero()) {
@@ -180,6 +183,10 @@ fn carry(
         });
         if let Some(end) = end {
             return end;
+        }
+        // What was there when it was told to end still counts, as far as there is an end to it.
+        if stopped.is_some_and(|at| handled == 0 || at.elapsed() >= LAST_LOOK) {
+            return Ok(End::Stopped);
         }
         if housekeeping.elapsed() >= HOUSEKEEPING {
             housekeeping = Instant::now();
