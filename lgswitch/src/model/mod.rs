@@ -15,7 +15,7 @@
 //! word has a second one beside it, which every access first stores to with no order: loom then sees all
 //! accesses as in conflict, and tries them all. Nobody loads the second word, so it orders nothing.
 //!
-//! Every frame is 16 bytes after its addresses' worth: enough to be torn. Searches are bounded by
+//! Searches are bounded by
 //! the number of times a thread is interrupted where it need not be ([`check`]); bugs of this kind
 //! of code show with two.
 
@@ -44,8 +44,8 @@ use crate::slot::SlotIndex;
 
 /// Bytes of the record of a frame of the models.
 pub const RECORD: u64 = 64;
-/// Their length.
-pub const FRAME: usize = 32;
+/// Its length: two words that can be torn apart.
+pub const FRAME: usize = 16;
 
 /// Runs `model` under every order of events with at most `preemptions` needless switches. Tells how
 /// many those are.

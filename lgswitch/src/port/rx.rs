@@ -218,10 +218,11 @@ impl Visit<'_> {
             }
             if source.waiting.is_none() {
                 source.waiting = source.log.peek(segment, &mut source.buffer);
-                if source.waiting.is_some() && source.ring.is_drained() {
-                    source.ring.refresh(segment);
-                    source.log.refresh(segment);
-                }
+            }
+            // Whenever the log's frame may be next: the log was looked at after the ring.
+            if source.waiting.is_some() && source.ring.is_drained() {
+                source.ring.refresh(segment);
+                source.log.refresh(segment);
             }
             self.counters.dropped[RxDrop::Lapped as usize] += source.log.missed();
             let verdict = match (source.ring.peek(segment), source.waiting) {
@@ -229,6 +230,8 @@ impl Visit<'_> {
                 (Found::Garbage, _) => {
                     self.counters.dropped[RxDrop::Corrupt as usize] += 1;
                     source.ring.skip_all();
+                    // Dealt with, or a source that writes nothing else would keep us here.
+                    handled += 1;
                     continue;
                 }
                 (Found::Frame(record), waiting)
