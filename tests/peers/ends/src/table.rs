@@ -16,7 +16,7 @@ const RIVALS: [(&str, &str); 6] = [
     ("sharenet", "bare-ring"),
     ("sharenet-vhost", "vhost-relay"),
     ("sharenet-vhost", "ovs-vhost"),
-    ("sharenet-tap", "vde"),
+    ("sharenet-tap", "vde-tap"),
     ("sharenet-tap", "bridge"),
 ];
 
