@@ -106,7 +106,7 @@ fn run(command: Command) -> Result<()> {
             print!(
                 "{}",
                 if json {
-                    table::json(&samples)?
+                    table::json(&samples, &title)?
                 } else {
                     table::text(&samples, &title)
                 }

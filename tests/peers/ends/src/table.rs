@@ -86,9 +86,10 @@ fn ratios(all: &Samples) -> Vec<Ratio<'_>> {
 }
 
 /// All of it, for programs.
-pub fn json(all: &Samples) -> Result<String> {
+pub fn json(all: &Samples, title: &str) -> Result<String> {
     #[derive(Serialize)]
     struct Report<'a> {
+        title: &'a str,
         rows: Vec<Row<'a>>,
         ratios: Vec<Ratio<'a>>,
         #[serde(flatten)]
@@ -105,6 +106,7 @@ pub fn json(all: &Samples) -> Result<String> {
         }
     }
     let report = Report {
+        title,
         rows,
         ratios: ratios(all),
         all,
@@ -238,7 +240,7 @@ mod tests {
     #[test]
     fn what_moved_is_in_no_row() {
         let all = measured();
-        let json: serde_json::Value = serde_json::from_str(&json(&all).unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json(&all, "").unwrap()).unwrap();
         assert_eq!(json["rows"].as_array().unwrap().len(), 4);
         assert_eq!(json["samples"].as_array().unwrap().len(), 5);
         assert!(text(&all, "").contains("1 of 5 measurements"));
