@@ -9,11 +9,13 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use lgswitch::{CreateOptions, Segment};
 
@@ -95,7 +97,17 @@ impl Bench {
         if self.unprivileged && nix::unistd::geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
-        command.output().unwrap()
+        // Another test's child, forked while our copy of the program was being written, holds the
+        // copy open for writing until it has execed.
+        for _ in 0..100 {
+            match command.output() {
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                output => return output.unwrap(),
+            }
+        }
+        panic!("the program's copy stays busy")
     }
 
     /// Runs it and checks what holds for every refusal. `named` are parts of its one sentence.
