@@ -47,9 +47,16 @@ pub const RECORD: u64 = 64;
 /// Its length: two words that can be torn apart.
 pub const FRAME: usize = 16;
 
-/// Runs `model` under every order of events with at most `preemptions` needless switches. Tells how
-/// many those are.
+/// Runs `model` under every order of events with at most `preemptions` needless switches, and says
+/// how many those are.
 pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let orders = search(preemptions, model);
+    let test = std::thread::current();
+    eprintln!("{}: {orders} orders of events", test.name().unwrap_or("a model"));
+}
+
+/// As [`check`], but tells the caller.
+pub fn search(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> usize {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 100_000;
@@ -59,9 +66,7 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
         counted.fetch_add(1, Ordering::Relaxed);
         model();
     });
-    let test = std::thread::current();
-    let name = test.name().unwrap_or("a model");
-    eprintln!("{name}: {} orders of events", runs.load(Ordering::Relaxed));
+    runs.load(Ordering::Relaxed)
 }
 
 /// A fresh segment with rings of `records` frames, made by the first thread before all others start.

@@ -255,6 +255,11 @@ impl Port {
         &self.held.segment
     }
 
+    #[cfg(lgswitch_loom)]
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
     /// The two halves, each for a thread of its own.
     pub fn split(self) -> (PortTx, PortRx) {
         (self.tx, self.rx)
