@@ -52,7 +52,10 @@ pub const FRAME: usize = 16;
 pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let orders = search(preemptions, model);
     let test = std::thread::current();
-    eprintln!("{}: {orders} orders of events", test.name().unwrap_or("a model"));
+    eprintln!(
+        "{}: {orders} orders of events",
+        test.name().unwrap_or("a model")
+    );
 }
 
 /// As [`check`], but tells the caller.
