@@ -18,6 +18,7 @@ static LEN: [AtomicUsize; WATCHED] = [const { AtomicUsize::new(0) }; WATCHED];
 static HOOK: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Remembers a mapping.
+#[cfg_attr(lgswitch_loom, allow(dead_code, reason = "a model maps nothing"))]
 pub(crate) fn watch(start: usize, len: usize) {
     for (s, l) in START.iter().zip(&LEN) {
         if s.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed)
@@ -30,6 +31,7 @@ pub(crate) fn watch(start: usize, len: usize) {
 }
 
 /// Forgets a mapping.
+#[cfg_attr(lgswitch_loom, allow(dead_code, reason = "a model maps nothing"))]
 pub(crate) fn forget(start: usize) {
     for (s, l) in START.iter().zip(&LEN) {
         if s.load(Ordering::Relaxed) == start {

@@ -2,7 +2,7 @@
 //!
 //! A killed process simply stops. A thread of a model that is to die unwinds to its start instead,
 //! and whatever destructors do on the way, they store nothing: that leaves what SIGKILL leaves.
-//! The kernel's part, dropping the locks, is done by [`super::lock::closed`].
+//! The kernel's part, dropping the locks, is done by [`super::lock::Closing`].
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

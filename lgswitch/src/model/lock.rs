@@ -37,7 +37,7 @@ fn byte(bytes: Range<u64>) -> &'static AtomicU32 {
 /// Takes a byte if nobody else has it.
 pub fn try_lock(file: &File, bytes: Range<u64>) -> io::Result<bool> {
     let taken = byte(bytes).compare_exchange(0, name(file), AcqRel, Acquire);
-    Ok(taken.is_ok() || taken == Err(name(file)))
+    Ok(taken.is_ok())
 }
 
 /// Gives it back.
@@ -55,9 +55,13 @@ pub fn holder(file: &File, at: u64) -> io::Result<Holder> {
     })
 }
 
-/// `file` is closed now, perhaps because its process died: all its locks go.
-pub fn closed(file: &File) {
-    for byte in 0..BYTES as u64 {
-        let _ = unlock(file, byte..byte + 1);
+/// Closes a file when dropped, perhaps because its process dies: all its locks go.
+pub struct Closing<'a>(pub &'a File);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        for byte in 0..BYTES as u64 {
+            let _ = unlock(self.0, byte..byte + 1);
+        }
     }
 }

@@ -15,6 +15,10 @@
 //! word has a second one beside it, which every access first stores to with no order: loom then sees all
 //! accesses as in conflict, and tries them all. Nobody loads the second word, so it orders nothing.
 //!
+//! What it cannot show: a load that takes effect after a store which follows it, since loom performs
+//! loads where they stand. The order of a ring's `tail` after the copy rests on the argument in
+//! [`crate::ring`] alone.
+//!
 //! Searches are bounded by
 //! the number of times a thread is interrupted where it need not be ([`check`]); bugs of this kind
 //! of code show with two.

@@ -143,10 +143,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        #[cfg(lgswitch_loom)]
+        let _closing = crate::model::lock::Closing(&self.lock);
         mark_free(&self.segment, self.slot);
         // The lock goes with the descriptor.
-        #[cfg(lgswitch_loom)]
-        crate::model::lock::closed(&self.lock);
     }
 }
 
@@ -255,7 +255,7 @@ impl Port {
         &self.held.segment
     }
 
-    #[cfg(lgswitch_loom)]
+    #[cfg(all(test, lgswitch_loom))]
     pub(crate) fn held(&self) -> &Held {
         &self.held
     }

@@ -23,8 +23,9 @@ pub(crate) use std::sync::atomic::{AtomicBool, fence};
 pub use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 /// Called before bytes are copied into shared memory: a moment to die at, where that is asked for.
+#[cfg(not(lgswitch_loom))]
 #[inline(always)]
 pub(crate) fn before_copy() {
-    #[cfg(all(feature = "failpoints", not(lgswitch_loom)))]
+    #[cfg(feature = "failpoints")]
     mortal::lives();
 }

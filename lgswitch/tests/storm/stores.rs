@@ -1,0 +1,148 @@
+//! Killed at the n-th store, for every n.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lgswitch::port::{Sent, Verdict};
+use lgswitch::sync::mortal::die_at_store;
+use lgswitch::{
+    CreateOptions, Gather, MacAddr, PortOptions, PortRx, PortTx, Segment, SlotIndex, VnetHeader,
+};
+
+use super::ROLE;
+use super::actor::SEGMENT;
+use super::signed::{BROADCAST, Signed, mac};
+
+/// For the mortal: its last store.
+const LAST: &str = "STORM_LAST_STORE";
+/// The survivor's address and the mortal's.
+const SURVIVOR: u8 = 0;
+const MORTAL: u8 = 1;
+/// Longer than any operation takes that waits for nobody.
+const STALL: Duration = Duration::from_secs(2);
+
+fn join(segment: &Arc<Segment>, index: u8) -> (PortTx, PortRx) {
+    let options = PortOptions {
+        mac: Some(mac(index)),
+        slot: SlotIndex::new(index.into()),
+        ..PortOptions::default()
+    };
+    segment.port(options).unwrap().split()
+}
+
+fn send(tx: &mut PortTx, to: MacAddr, number: u64) {
+    let signed = Signed {
+        to,
+        from: tx.slot().get() as u8,
+        life: 0,
+        number,
+        of_address: 0,
+    };
+    let mut bytes = Vec::new();
+    signed.frame(200, &mut bytes);
+    let start = Instant::now();
+    let sent = tx.send(
+        &VnetHeader::default(),
+        &Gather::new(&[bytes.as_slice().into()]),
+    );
+    tx.flush();
+    assert_eq!(sent, Sent::Done);
+    assert!(start.elapsed() < STALL);
+}
+
+fn hear(rx: &mut PortRx, numbers: &mut Vec<u64>) {
+    let start = Instant::now();
+    rx.recv(64, |frame| {
+        let signed = Signed::read(&frame.bytes.to_vec()).expect("a whole frame");
+        numbers.push(signed.number);
+        Verdict::Taken
+    });
+    assert!(start.elapsed() < STALL);
+}
+
+/// Hears until `last` came, for a while.
+fn hear_until(rx: &mut PortRx, last: u64) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while numbers.last() != Some(&last) && Instant::now() < deadline {
+        hear(rx, &mut numbers);
+        rx.wait(Duration::from_millis(20));
+    }
+    numbers
+}
+
+/// The life that is cut short: join, send to one and to all, hear the answer, leave.
+pub fn live_and_die() {
+    let segment = PathBuf::from(std::env::var_os(SEGMENT).unwrap());
+    let segment = Segment::open(&segment).unwrap();
+    die_at_store(std::env::var(LAST).unwrap().parse().unwrap());
+    let (mut tx, mut rx) = join(&segment, MORTAL);
+    send(&mut tx, mac(SURVIVOR), 1);
+    send(&mut tx, mac(SURVIVOR), 2);
+    send(&mut tx, BROADCAST, 3);
+    assert_eq!(hear_until(&mut rx, 5), [4, 5]);
+}
+
+fn cut_short(
+    segment: &Path,
+    tx: &mut PortTx,
+    rx: &mut PortRx,
+    last: u64,
+) -> (ExitStatus, Vec<u64>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(ROLE, "mortal")
+        .env(SEGMENT, segment)
+        .env(LAST, last.to_string())
+        .spawn()
+        .unwrap();
+    let mut numbers = Vec::new();
+    let mut answered = false;
+    loop {
+        let ended = child.try_wait().unwrap();
+        hear(rx, &mut numbers);
+        if let Some(status) = ended {
+            return (status, numbers);
+        }
+        if numbers.last() == Some(&3) && !answered {
+            send(tx, mac(MORTAL), 4);
+            send(tx, BROADCAST, 5);
+            answered = true;
+        }
+        rx.wait(Duration::from_millis(1));
+    }
+}
+
+/// The test. One segment and one survivor see all the deaths.
+pub fn every_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stores");
+    let segment = Segment::create(&path, &CreateOptions::default()).unwrap();
+    let (mut tx, mut rx) = join(&segment, SURVIVOR);
+    for last in 1.. {
+        let (status, mut heard) = cut_short(&path, &mut tx, &mut rx, last);
+        let (mut heir_tx, mut heir_rx) = join(&segment, MORTAL);
+        send(&mut heir_tx, mac(SURVIVOR), 8);
+        send(&mut heir_tx, BROADCAST, 9);
+        // What the dead had published and not yet rung for comes with the heir's.
+        heard.extend(hear_until(&mut rx, 9));
+        let rest = heard.strip_suffix(&[8, 9]);
+        let of_the_dead = rest.is_some_and(|rest| [1, 2, 3].starts_with(rest));
+        assert!(of_the_dead, "store {last}: {heard:?}");
+        send(&mut tx, mac(MORTAL), 10);
+        send(&mut tx, BROADCAST, 11);
+        assert_eq!(hear_until(&mut heir_rx, 11), [10, 11], "store {last}");
+        if status.success() {
+            eprintln!("{} stores to die at", last - 1);
+            assert!(last > 50, "only {last} stores");
+            return;
+        }
+        assert_eq!(
+            status.signal(),
+            Some(libc::SIGKILL),
+            "store {last}: {status}"
+        );
+    }
+}
