@@ -24,8 +24,8 @@
 //! # Who is trusted with what
 //!
 //! All mapped bytes may change at any time, by anyone who can open the file. [`map`] is the only
-//! module that touches them ([`sync`] names the words); everything above reads a length or an index *once*, checks it, and
-//! only then uses it. The six promises a port makes stand at the head of [`port`].
+//! module that touches them ([`sync`] names the words); everything above reads a length or an index
+//! *once*, checks it, and only then uses it. The six promises a port makes stand at the head of [`port`].
 
 #[cfg(not(lgswitch_loom))]
 pub mod bench;

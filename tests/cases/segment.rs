@@ -58,24 +58,10 @@ fn main() {
     ])
 }
 
-/// `left` and `right` on lan0, with the addresses .1 and .2, booted side by side.
-fn two_guests(lab: &Lab) -> Result<(Guest, Guest)> {
-    let start = |name, number| {
-        lab.guest(name)
-            .option("--sharenet=lan0")
-            .kernel_argument(&format!("eth0=10.0.0.{number}/24,fd00::{number}/64"))
-            .start()
-    };
-    let (mut left, mut right) = (start("left", 1)?, start("right", 2)?);
-    left.booted()?;
-    right.booted()?;
-    Ok((left, right))
-}
-
 fn two_guests_ping_each_other() -> Result<()> {
     let lab = Lab::new()?;
     lab.lgswitch(&["create", "lan0"])?;
-    let (mut left, mut right) = two_guests(&lab)?;
+    let (mut left, mut right) = lab.two_guests()?;
     for (guest, peer) in [(&mut left, 2), (&mut right, 1)] {
         guest.pings(&format!("10.0.0.{peer}"))?;
         guest.pings(&format!("fd00::{peer}"))?;
@@ -89,7 +75,7 @@ fn two_guests_ping_each_other() -> Result<()> {
 
 fn a_launcher_makes_the_segment() -> Result<()> {
     let lab = Lab::new()?;
-    let (mut left, _right) = two_guests(&lab)?;
+    let (mut left, _right) = lab.two_guests()?;
     ensure!(
         lab.segment("lan0").is_file(),
         "There is no file behind lan0"
@@ -101,7 +87,7 @@ fn broadcast_and_multicast_reach_every_port() -> Result<()> {
     let lab = Lab::new()?;
     lab.lgswitch(&["create", "lan0"])?;
     let wiretap = Wiretap::on(&lab.segment("lan0"), Offloads::NONE)?;
-    let (mut left, mut right) = two_guests(&lab)?;
+    let (mut left, mut right) = lab.two_guests()?;
     let mac = left.mac("eth0")?;
 
     left.pings("10.0.0.2")?;
@@ -147,7 +133,7 @@ fn vlan_tags_cross_the_wire_intact() -> Result<()> {
     let lab = Lab::new()?;
     lab.lgswitch(&["create", "lan0"])?;
     let wiretap = Wiretap::on(&lab.segment("lan0"), Offloads::NONE)?;
-    let (mut left, mut right) = two_guests(&lab)?;
+    let (mut left, mut right) = lab.two_guests()?;
     let mac = left.mac("eth0")?;
     for (guest, number) in [(&mut left, 1), (&mut right, 2)] {
         guest.succeeds("ip link add link eth0 name vlan42 type vlan id 42")?;
@@ -185,7 +171,7 @@ fn jumbo_frames_cross() -> Result<()> {
     let lab = Lab::new()?;
     lab.lgswitch(&["create", "lan0", "--mtu", "9000"])?;
     let wiretap = Wiretap::on(&lab.segment("lan0"), Offloads::NONE)?;
-    let (mut left, mut right) = two_guests(&lab)?;
+    let (mut left, mut right) = lab.two_guests()?;
     for guest in [&mut left, &mut right] {
         let mtu = guest.succeeds("cat /sys/class/net/eth0/mtu")?;
         ensure!(
@@ -279,7 +265,7 @@ fn two_ports_of_one_launcher() -> Result<()> {
 fn every_frame_is_counted_once() -> Result<()> {
     let lab = Lab::new()?;
     lab.lgswitch(&["create", "lan0"])?;
-    let (mut left, mut right) = two_guests(&lab)?;
+    let (mut left, mut right) = lab.two_guests()?;
     left.pings("10.0.0.2")?;
     right.pings("fd00::1")?;
     // From now on nothing is sent: what the guests' kernels say has to be what the ports say.

@@ -34,15 +34,7 @@ fn main() {
 
 /// Two guests on lan0; everything is served twice, over IPv4 and IPv6.
 fn two_guests(lab: &Lab) -> Result<(Guest, Guest)> {
-    let start = |name, number| {
-        lab.guest(name)
-            .option("--sharenet=lan0")
-            .kernel_argument(&format!("eth0=10.0.0.{number}/24,fd00::{number}/64"))
-            .start()
-    };
-    let (mut left, mut right) = (start("left", 1)?, start("right", 2)?);
-    left.booted()?;
-    right.booted()?;
+    let (mut left, mut right) = lab.two_guests()?;
     for guest in [&mut left, &mut right] {
         let features = guest.succeeds("ethtool -k eth0")?;
         for feature in ["tx-checksumming: on", "tcp-segmentation-offload: on"] {

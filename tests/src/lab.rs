@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::guest::GuestBuilder;
+use crate::guest::{Guest, GuestBuilder};
 use crate::machine;
 
 /// A folder of its own for one test. `LGSWITCH_DIR` of everything started here is in it, so
@@ -107,5 +107,22 @@ impl Lab {
     #[must_use]
     pub fn guest(&self, name: &str) -> GuestBuilder<'_> {
         GuestBuilder::new(self, name)
+    }
+
+    /// `left` and `right` on lan0, with the addresses .1 and .2, booted side by side.
+    ///
+    /// # Errors
+    /// A guest does not start or boot.
+    pub fn two_guests(&self) -> Result<(Guest, Guest)> {
+        let start = |name, number| {
+            self.guest(name)
+                .option("--sharenet=lan0")
+                .kernel_argument(&format!("eth0=10.0.0.{number}/24,fd00::{number}/64"))
+                .start()
+        };
+        let (mut left, mut right) = (start("left", 1)?, start("right", 2)?);
+        left.booted()?;
+        right.booted()?;
+        Ok((left, right))
     }
 }

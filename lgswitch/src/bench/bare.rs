@@ -8,12 +8,12 @@ use std::fs::OpenOptions;
 use std::hint::spin_loop;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use super::stage::{Part, Role};
-use super::{Buffers, Measured};
+use super::{Buffers, CLOCK, Measured, PATIENCE};
 use crate::map::Mapping;
 use crate::sync::AtomicU32;
 
@@ -28,9 +28,6 @@ const DATA: u64 = 4096;
 /// A record of this length ends the measurement; a filler goes to the ring's end.
 const LAST: u64 = u64::MAX;
 const FILLER: u64 = u64::MAX - 1;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-const CLOCK: u64 = 64;
 
 /// Makes the file.
 pub fn create(path: &Path) -> Result<()> {
@@ -177,7 +174,7 @@ pub fn receive(part: &Part, ready: impl FnOnce()) -> Result<Measured> {
     }
 }
 
-/// Waits until the word is `value`, or no longer `old` if that is none of us; futex or polling.
+/// Waits until the word is no longer `old`, asleep on it or polling; gives what it is then.
 fn await_change(word: &AtomicU32, old: u32, sleepy: bool) -> Result<u32> {
     let start = Instant::now();
     let mut polls = 0u64;

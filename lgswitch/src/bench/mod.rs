@@ -13,10 +13,16 @@ pub mod bare;
 pub mod stage;
 pub mod wire;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Frames in a burst.
 pub const BURST: usize = 32;
+/// Nothing heard for so long means that the other side is gone.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bursts between two looks at the clock.
+const CLOCK: u64 = 64;
 /// Private buffers a side goes round: more than a burst, less than a cache.
 const BUFFERS: usize = 256;
 

@@ -1,13 +1,13 @@
 //! The parts played on a segment.
 
 use std::hint::spin_loop;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use pnet_base::MacAddr;
 
 use super::stage::{Part, Role};
-use super::{Buffers, Measured};
+use super::{Buffers, CLOCK, Measured, PATIENCE};
 use crate::frame::{Gather, Offloads, VnetHeader};
 use crate::port::{Port, PortOptions, PortRx, PortTx, Sent, Verdict};
 use crate::segment::Segment;
@@ -18,10 +18,6 @@ const SECOND: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
 /// Types of test frames (IEEE 802, local experimental): data, and the last one.
 const DATA: [u8; 2] = [0x88, 0xb5];
 const LAST: [u8; 2] = [0x88, 0xb6];
-/// Nothing heard for so long means that the other side is gone.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Bursts between two looks at the clock.
-const CLOCK: u64 = 64;
 
 /// Joins the segment as one of the two stations.
 fn join(part: &Part, mac: MacAddr) -> Result<Port> {

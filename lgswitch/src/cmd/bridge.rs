@@ -11,7 +11,7 @@ use netsetup::{
 use pnet_base::MacAddr;
 use serde::Serialize;
 
-use super::link::{print_json, report_link, report_name, state};
+use super::link::{print_json, refuse_existing, report_deleted, report_link, state};
 use super::table::{self, cell, list};
 
 /// Make, delete and list bridges; attach links to them.
@@ -114,14 +114,8 @@ impl BridgeCommand {
 impl AddBridge {
     fn run(self, net: &NetSetup, json: bool) -> Result<()> {
         let name = self.name.clone();
-        if !self.if_missing
-            && net
-                .link(&name)?
-                .is_some_and(|link| link.kind == LinkKind::Bridge)
-        {
-            bail!(
-                "Cannot create bridge {name}: there is one already (--if-missing accepts it, if it is as asked)"
-            );
+        if !self.if_missing {
+            refuse_existing(net, &name, LinkKind::Bridge)?;
         }
         let change = net.setup_bridge(&self.plan())?;
         report_link(net, &name, change, json)
@@ -149,13 +143,7 @@ impl AddBridge {
 impl DelBridge {
     fn run(self, net: &NetSetup, json: bool) -> Result<()> {
         let change = net.delete_bridge(&self.name)?;
-        if change == Change::Unchanged && !self.if_exists {
-            bail!(
-                "Cannot delete bridge {}: there is no interface of this name (--if-exists accepts that)",
-                self.name
-            );
-        }
-        report_name(&self.name, change, json)
+        report_deleted(LinkKind::Bridge, &self.name, change, self.if_exists, json)
     }
 }
 

@@ -1,15 +1,14 @@
 //! `lgswitch create`: a new segment.
 
-use std::fmt::Display;
-
 use anyhow::{Result, bail};
 use clap::Args;
 use lgswitch::layout::Geometry;
 use lgswitch::report::SegmentReport;
 use lgswitch::segment::Viewed;
 use lgswitch::{CreateOptions, Error, Segment, SegmentName};
-use nix::unistd::{Gid, Group};
+use nix::unistd::Gid;
 
+use super::account::parse_group;
 use super::link::print_json;
 
 /// Make a sharenet.
@@ -34,7 +33,7 @@ pub struct CreateCommand {
     mode: u32,
     /// Group of the file
     #[arg(long, value_name = "GROUP|GID", value_parser = parse_group)]
-    group: Option<Gid>,
+    group: Option<u32>,
     /// Succeed if there is a sharenet of this name already that is as asked
     #[arg(long)]
     if_missing: bool,
@@ -50,7 +49,7 @@ impl CreateCommand {
             log_bytes: self.log.unwrap_or(Geometry::DEFAULT_LOG),
             mtu: self.mtu.unwrap_or(1500),
             mode: self.mode,
-            group: self.group,
+            group: self.group.map(Gid::from_raw),
         };
         let segment = match Segment::create(&path, &options) {
             Err(Error::Exists(_)) if self.if_missing => {
@@ -107,18 +106,6 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 => Ok(mode),
         _ => Err("a mode is octal, 600 to 777, and lets the owner read and write".into()),
-    }
-}
-
-fn parse_group(text: &str) -> Result<Gid, String> {
-    let no_group = |reason: &dyn Display| format!("there is no group '{text}'{reason}");
-    match text.parse() {
-        Ok(gid) => Ok(Gid::from_raw(gid)),
-        Err(_) => match Group::from_name(text) {
-            Ok(Some(group)) => Ok(group.gid),
-            Ok(None) => Err(no_group(&"")),
-            Err(error) => Err(no_group(&format_args!(": {error}"))),
-        },
     }
 }
 

@@ -3,8 +3,8 @@
 //! Success is silent, except with `--json`: then one object says whether anything changed, and
 //! what the link is now.
 
-use anyhow::{Context, Result};
-use netsetup::{Change, InterfaceName, LinkInfo, NetSetup};
+use anyhow::{Context, Result, bail};
+use netsetup::{Change, InterfaceName, LinkInfo, LinkKind, NetSetup};
 use serde::Serialize;
 
 /// A link after a command.
@@ -36,16 +36,38 @@ pub fn report_link(net: &NetSetup, name: &InterfaceName, change: Change, json: b
     })
 }
 
-/// With `json`, prints that the link is gone, and whether this command did it.
-pub fn report_name(name: &InterfaceName, change: Change, json: bool) -> Result<()> {
+/// What stands in the way of making a link that is there already: `kind` of this name, unless the
+/// user accepts it. What is there of another kind the kernel refuses, and says so.
+pub fn refuse_existing(net: &NetSetup, name: &InterfaceName, kind: LinkKind) -> Result<()> {
+    if net.link(name)?.is_some_and(|link| link.kind == kind) {
+        bail!(
+            "Cannot create {kind} {name}: there is one already (--if-missing accepts it, if it is as asked)"
+        );
+    }
+    Ok(())
+}
+
+/// Tells how deleting a link went: with `json`, prints that it is gone, and whether this command
+/// did it. That there was none is an error, unless the user accepts that.
+pub fn report_deleted(
+    kind: LinkKind,
+    name: &InterfaceName,
+    change: Change,
+    if_exists: bool,
+    json: bool,
+) -> Result<()> {
+    if change == Change::Unchanged && !if_exists {
+        bail!(
+            "Cannot delete {kind} {name}: there is no interface of this name (--if-exists accepts that)"
+        );
+    }
     if json {
         print_json(&Gone {
             changed: change == Change::Changed,
             name,
-        })
-    } else {
-        Ok(())
+        })?;
     }
+    Ok(())
 }
 
 /// Prints a value as JSON, indented, on standard output.

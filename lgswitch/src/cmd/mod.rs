@@ -1,6 +1,7 @@
 //! The commands, a file each. Each parses its own arguments into what can be relied on, does one
 //! thing, and prints a table for people or, with `--json`, a value for programs.
 
+mod account;
 mod bench;
 mod bridge;
 mod capture;

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -64,12 +65,17 @@ impl PlugCommand {
     /// Runs until told to end, or until the plug ends.
     pub fn run(self) -> Result<()> {
         let signals = Signals::block()?;
+        let segment = Segment::open(&self.name.path())?;
         match self.what.clone() {
             What::VhostUser(path) => {
                 if !self.address.is_empty() || self.bridge.is_some() {
                     bail!("A vhost-user socket has neither address nor bridge; those are a tap's");
                 }
-                let port = self.port(&format!("vhost-user:{}", path.display()), self.mac)?;
+                let port = self.port(
+                    &segment,
+                    &format!("vhost-user:{}", path.display()),
+                    self.mac,
+                )?;
                 let socket = Socket::bind(&path)?;
                 let label = format!("{} on {}", path.display(), self.name);
                 let listener = socket.listener.try_clone()?;
@@ -77,7 +83,6 @@ impl PlugCommand {
                 signals.wait(None)
             }
             What::Tap(name) => {
-                let segment = Segment::open(&self.name.path())?;
                 let plan = TapPlan {
                     tap: TapOptions {
                         name,
@@ -101,7 +106,7 @@ impl PlugCommand {
                     uso: false,
                 })?;
                 let mac = net.link(&tap.name)?.and_then(|link| link.mac);
-                let port = self.port(&format!("tap:{}", tap.name), mac)?;
+                let port = self.port(&segment, &format!("tap:{}", tap.name), mac)?;
                 let label = tap.name.to_string();
                 let queue = tap
                     .queues
@@ -114,7 +119,7 @@ impl PlugCommand {
         }
     }
 
-    fn port(&self, name: &str, mac: Option<MacAddr>) -> Result<Port> {
+    fn port(&self, segment: &Arc<Segment>, name: &str, mac: Option<MacAddr>) -> Result<Port> {
         let options = PortOptions {
             // An address the peers page can't say is learned from what the tap sends.
             mac: mac.filter(|mac| mac.0 != 0 || self.mac.is_some()),
@@ -122,7 +127,7 @@ impl PlugCommand {
             name: name.to_owned(),
             ..PortOptions::default()
         };
-        Ok(Segment::open(&self.name.path())?.port(options)?)
+        Ok(segment.port(options)?)
     }
 }
 

@@ -3,16 +3,16 @@
 //! A tap made by a command must outlive it, so these are persistent. A launcher's own taps are
 //! not, and need no command: they come with `--tunnet` and go with the launcher.
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 use netsetup::{
-    Change, IfExists, InterfaceAddress, InterfaceName, LinkInfo, LinkKind, NetSetup, TapName,
-    TapOptions, TapPlan,
+    IfExists, InterfaceAddress, InterfaceName, LinkInfo, LinkKind, NetSetup, TapName, TapOptions,
+    TapPlan,
 };
-use nix::unistd::{Gid, Group, Uid, User};
 use pnet_base::MacAddr;
 
-use super::link::{print_json, report_link, report_name, state};
+use super::account::{group_name, parse_group, parse_user, user_name};
+use super::link::{print_json, refuse_existing, report_deleted, report_link, state};
 use super::table::{self, cell, list};
 
 /// Make, delete and list persistent taps.
@@ -95,14 +95,8 @@ impl TapCommand {
 impl AddTap {
     fn run(self, net: &NetSetup, json: bool) -> Result<()> {
         let name = self.name.clone();
-        if !self.if_missing
-            && net
-                .link(&name)?
-                .is_some_and(|link| link.kind == LinkKind::Tap)
-        {
-            bail!(
-                "Cannot create tap {name}: there is one already (--if-missing accepts it, if it is as asked)"
-            );
+        if !self.if_missing {
+            refuse_existing(net, &name, LinkKind::Tap)?;
         }
         let (_, change) = net.create_tap(&self.plan())?;
         report_link(net, &name, change, json)
@@ -135,13 +129,7 @@ impl AddTap {
 impl DelTap {
     fn run(self, net: &NetSetup, json: bool) -> Result<()> {
         let change = net.delete_tap(&self.name)?;
-        if change == Change::Unchanged && !self.if_exists {
-            bail!(
-                "Cannot delete tap {}: there is no interface of this name (--if-exists accepts that)",
-                self.name
-            );
-        }
-        report_name(&self.name, change, json)
+        report_deleted(LinkKind::Tap, &self.name, change, self.if_exists, json)
     }
 }
 
@@ -190,68 +178,4 @@ fn row(link: &LinkInfo) -> [String; 9] {
         cell(link.master.as_ref()),
         list(&link.addresses),
     ]
-}
-
-/// A user, by name or number.
-fn parse_user(text: &str) -> Result<u32> {
-    if let Ok(uid) = text.parse() {
-        return Ok(uid);
-    }
-    let user = User::from_name(text).context("the user database cannot be read")?;
-    user.map(|user| user.uid.as_raw())
-        .with_context(|| format!("there is no user {text}"))
-}
-
-/// A group, by name or number.
-fn parse_group(text: &str) -> Result<u32> {
-    if let Ok(gid) = text.parse() {
-        return Ok(gid);
-    }
-    let group = Group::from_name(text).context("the group database cannot be read")?;
-    group
-        .map(|group| group.gid.as_raw())
-        .with_context(|| format!("there is no group {text}"))
-}
-
-fn user_name(uid: u32) -> String {
-    User::from_uid(Uid::from_raw(uid))
-        .ok()
-        .flatten()
-        .map_or(uid.to_string(), |user| user.name)
-}
-
-fn group_name(gid: u32) -> String {
-    Group::from_gid(Gid::from_raw(gid))
-        .ok()
-        .flatten()
-        .map_or(gid.to_string(), |group| group.name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_and_groups_go_by_name_or_number() {
-        assert_eq!(parse_user("root").unwrap(), 0);
-        assert_eq!(parse_user("4321").unwrap(), 4321);
-        assert_eq!(parse_group("root").unwrap(), 0);
-        assert!(
-            parse_user("no-such-user")
-                .unwrap_err()
-                .to_string()
-                .contains("no user no-such-user")
-        );
-        assert!(
-            parse_group("no-such-group")
-                .unwrap_err()
-                .to_string()
-                .contains("no group no-such-group")
-        );
-        assert_eq!(
-            (user_name(0).as_str(), user_name(4_000_000_000).as_str()),
-            ("root", "4000000000")
-        );
-        assert_eq!(group_name(0), "root");
-    }
 }

@@ -8,7 +8,7 @@
 pub mod checksum;
 pub mod segment;
 
-use crate::frame::VnetHeader;
+use crate::frame::{Gather, VnetHeader};
 
 /// Why a frame could not be finished: its header does not fit its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,9 +20,21 @@ pub struct Malformed;
 pub struct Finished {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// A frame as it was handed over, in one piece and out of the guest's reach.
+    copy: Vec<u8>,
 }
 
 impl Finished {
+    /// As [`finish`], for a frame in pieces that others may change meanwhile: it is copied first.
+    pub fn finish(&mut self, header: &VnetHeader, frame: &Gather<'_>) -> Result<(), Malformed> {
+        let mut copy = std::mem::take(&mut self.copy);
+        copy.resize(frame.len(), 0);
+        frame.peek(&mut copy);
+        let result = finish(header, &copy, self);
+        self.copy = copy;
+        result
+    }
+
     /// The frames.
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());

@@ -12,7 +12,7 @@ use crate::frame::{ETHERNET_HEADER, Gather, Offloads, VnetHeader};
 use crate::layout::MAX_FRAME;
 use crate::layout::slot_record as rec;
 use crate::map::SharedBytes;
-use crate::offload::{self, Finished};
+use crate::offload::Finished;
 use crate::peers::{Owner, Peers, is_group};
 use crate::ring::{Refused, RingWriter};
 use crate::slot::{SlotIndex, SlotSet};
@@ -58,7 +58,6 @@ pub struct PortTx {
     /// The table of peers is as of this burst.
     fresh: bool,
     counters: Counters,
-    copy: Vec<u8>,
     finished: Finished,
 }
 
@@ -83,7 +82,6 @@ impl PortTx {
             now: held.fdb.now(),
             fresh: false,
             counters: Counters::default(),
-            copy: Vec::new(),
             finished: Finished::default(),
             held,
         }
@@ -243,9 +241,8 @@ impl PortTx {
                 .write(segment, sequence, header, frame)
                 .map_err(refused)?;
         } else {
-            self.copy.resize(frame.len(), 0);
-            frame.peek(&mut self.copy);
-            offload::finish(header, &self.copy, &mut self.finished)
+            self.finished
+                .finish(header, frame)
                 .map_err(|_| TxDrop::Malformed)?;
             // All of them or none: half a segment is worth nothing.
             if !peer
@@ -282,9 +279,7 @@ impl PortTx {
         let result = if needs == Offloads::NONE {
             write(header, frame)
         } else {
-            self.copy.resize(frame.len(), 0);
-            frame.peek(&mut self.copy);
-            if offload::finish(header, &self.copy, &mut self.finished).is_err() {
+            if self.finished.finish(header, frame).is_err() {
                 return self.drop(TxDrop::Malformed);
             }
             self.finished.frames().try_for_each(|packet| {

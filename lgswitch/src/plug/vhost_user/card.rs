@@ -1,7 +1,7 @@
 //! The card itself: its features, its two queues, and the lives of its threads.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -278,19 +278,13 @@ impl Card for Nic {
 
     fn plug(&self, index: usize, queue: &Queue) {
         if let Some(kick) = queue.kick() {
-            self.watch(index, kick);
+            match add(&self.wakers[index], kick, KICK) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(error) => tracing::error!("{}: can't wait for kicks: {error}", self.label),
+            }
         }
         // There may be buffers from before we listened.
         let _ = self.nudges[index].write(1);
         self.caller.call();
-    }
-}
-
-impl Nic {
-    fn watch(&self, index: usize, kick: BorrowedFd<'_>) {
-        match add(&self.wakers[index], kick, KICK) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => tracing::error!("{}: can't wait for kicks: {error}", self.label),
-        }
     }
 }
