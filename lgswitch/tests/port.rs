@@ -389,6 +389,32 @@ fn two_ports_of_one_process_have_two_slots_and_a_dropped_one_is_free() {
     assert_eq!(lan.port(3).slot().get(), 0);
 }
 
+/// A process that forks hands every descriptor to its child, until that execs.
+#[test]
+fn a_dropped_port_is_free_though_a_forked_child_still_has_its_descriptor() {
+    let lan = Lan::new();
+    let port = lan.port(1);
+    // SAFETY: the child only waits to be killed.
+    let child = unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0);
+        if pid == 0 {
+            loop {
+                libc::pause();
+            }
+        }
+        pid
+    };
+    drop(port);
+    let held = lan.report().held;
+    // SAFETY: ending the child forked above.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    assert_eq!(held, 0);
+}
+
 #[test]
 fn a_slot_asked_for_is_given_or_its_holder_named() {
     let lan = Lan::new();

@@ -146,7 +146,10 @@ impl Drop for Held {
         #[cfg(lgswitch_loom)]
         let _closing = crate::model::lock::Closing(&self.lock);
         mark_free(&self.segment, self.slot);
-        // The lock goes with the descriptor.
+        // It would go with the last descriptor, but a child that was forked and has not execed yet
+        // may have one. If this fails ours is bad, and no lock is left on it.
+        let byte = self.slot.get() as u64;
+        let _ = lock::unlock(&self.lock, byte..byte + 1);
     }
 }
 
