@@ -11,12 +11,16 @@
 //!   are SIGKILLed, SIGSTOPped and SIGCONTed at random.
 //! * [`stores`]: one that is killed at its n-th store to shared memory, for every n there is.
 //!
+//! What "stall" means is in [`stall`].
+//!
 //! The processes are this binary, told by its environment what to be.
 
 #[path = "storm/actor.rs"]
 mod actor;
 #[path = "storm/signed.rs"]
 mod signed;
+#[path = "storm/stall.rs"]
+mod stall;
 #[cfg(feature = "failpoints")]
 #[path = "storm/stores.rs"]
 mod stores;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lgswitch::port::counters::{RxDrop, TxDrop};
 use lgswitch::port::{Sent, Verdict};
@@ -17,6 +17,7 @@ use lgswitch::{Gather, PortOptions, PortRx, PortTx, Segment, VnetHeader};
 use serde::{Deserialize, Serialize};
 
 use super::signed::{BROADCAST, LEAST, Random, Signed, mac};
+use super::stall::Operations;
 
 /// How an actor is told who it is.
 pub const SEGMENT: &str = "STORM_SEGMENT";
@@ -41,8 +42,8 @@ pub struct Account {
     pub gave_up: u64,
     /// By the port's own counters: sent, given up, received, lapped, corrupt.
     pub counted: [u64; 5],
-    /// The longest that sending, flushing or receiving took, in nanoseconds.
-    pub longest: u64,
+    /// What sending, flushing and receiving took.
+    pub operations: Operations,
 }
 
 struct Actor {
@@ -141,15 +142,6 @@ impl Actor {
         }
     }
 
-    /// Runs an operation that must not wait for anyone, and remembers the longest.
-    fn timed<T>(&mut self, operation: impl FnOnce(&mut Self) -> T) -> T {
-        let start = Instant::now();
-        let result = operation(self);
-        let took = start.elapsed().as_nanos() as u64;
-        self.account.longest = self.account.longest.max(took);
-        result
-    }
-
     /// A burst to one, or to all.
     fn send(&mut self, tx: &mut PortTx) {
         let to = match self.random.below(8) {
@@ -172,7 +164,11 @@ impl Actor {
             signed.frame(LEAST + self.random.below(1400) as usize, &mut bytes);
             let parts = [bytes.as_slice().into()];
             let frame = Gather::new(&parts);
-            match self.timed(|_| tx.send(&VnetHeader::default(), &frame)) {
+            match self
+                .account
+                .operations
+                .time(|| tx.send(&VnetHeader::default(), &frame))
+            {
                 Sent::Done => {
                     self.number += 1;
                     *self.of_address.entry(to).or_default() += 1;
@@ -185,20 +181,23 @@ impl Actor {
                 Sent::Dropped(reason) => panic!("dropped: {reason:?}"),
             }
         }
-        self.timed(|_| tx.flush());
+        self.account.operations.time(|| tx.flush());
     }
 
     /// Hears what is there; tells how much that was.
     fn hear(&mut self, rx: &mut PortRx) -> usize {
-        self.timed(|actor| {
+        let mut operations = self.account.operations;
+        let heard = operations.time(|| {
             rx.recv(64, |frame| {
                 let bytes = frame.bytes.to_vec();
                 let signed = Signed::read(&bytes)
                     .unwrap_or_else(|| panic!("torn, from slot {}: {bytes:02x?}", frame.from));
-                actor.check(&signed);
+                self.check(&signed);
                 Verdict::Taken
             })
-        })
+        });
+        self.account.operations = operations;
+        heard
     }
 
     /// Each life's frames come in the order they were sent, and none twice.

@@ -15,14 +15,13 @@ use lgswitch::{
 use super::ROLE;
 use super::actor::SEGMENT;
 use super::signed::{BROADCAST, Signed, mac};
+use super::stall::Operations;
 
 /// For the mortal: its last store.
 const LAST: &str = "STORM_LAST_STORE";
 /// The survivor's address and the mortal's.
 const SURVIVOR: u8 = 0;
 const MORTAL: u8 = 1;
-/// Longer than any operation takes that waits for nobody.
-const STALL: Duration = Duration::from_secs(2);
 
 fn join(segment: &Arc<Segment>, index: u8) -> (PortTx, PortRx) {
     let options = PortOptions {
@@ -43,24 +42,29 @@ fn send(tx: &mut PortTx, to: MacAddr, number: u64) {
     };
     let mut bytes = Vec::new();
     signed.frame(200, &mut bytes);
-    let start = Instant::now();
-    let sent = tx.send(
-        &VnetHeader::default(),
-        &Gather::new(&[bytes.as_slice().into()]),
-    );
-    tx.flush();
+    let mut operations = Operations::default();
+    let sent = operations.time(|| {
+        let sent = tx.send(
+            &VnetHeader::default(),
+            &Gather::new(&[bytes.as_slice().into()]),
+        );
+        tx.flush();
+        sent
+    });
     assert_eq!(sent, Sent::Done);
-    assert!(start.elapsed() < STALL);
+    operations.assert_no_stall("sending");
 }
 
 fn hear(rx: &mut PortRx, numbers: &mut Vec<u64>) {
-    let start = Instant::now();
-    rx.recv(64, |frame| {
-        let signed = Signed::read(&frame.bytes.to_vec()).expect("a whole frame");
-        numbers.push(signed.number);
-        Verdict::Taken
+    let mut operations = Operations::default();
+    operations.time(|| {
+        rx.recv(64, |frame| {
+            let signed = Signed::read(&frame.bytes.to_vec()).expect("a whole frame");
+            numbers.push(signed.number);
+            Verdict::Taken
+        })
     });
-    assert!(start.elapsed() < STALL);
+    operations.assert_no_stall("receiving");
 }
 
 /// Hears until `last` came, for a while.

@@ -13,13 +13,11 @@ use nix::unistd::Pid;
 use super::ROLE;
 use super::actor::{ACTORS, Account, INDEX, SEED, SEGMENT};
 use super::signed::Random;
+use super::stall::Operations;
 
 const SURVIVORS: u8 = 3;
 /// One more, which is stopped at the beginning and stays so: who waits for it waits for ever.
 const VICTIMS: u8 = 4;
-/// Nothing a survivor does may take longer. Waiting for a stopped peer would take the whole storm; being
-/// kept from a processor by others is not ours to promise.
-const STALL: Duration = Duration::from_secs(2);
 
 /// A running actor.
 struct Actor {
@@ -137,12 +135,11 @@ pub fn storm() {
     sleeper.kill();
     victims.into_iter().for_each(|(victim, _)| victim.kill());
     let accounts = accounts(survivors);
-    let longest = accounts.iter().map(|a| a.longest).max().unwrap();
+    let operations = accounts
+        .iter()
+        .fold(Operations::default(), |all, a| all.with(a.operations));
     let handed: u64 = accounts.iter().map(|a| a.handed).sum();
-    eprintln!(
-        "seed {seed}: {kills} kills, {stops} stops, {handed} frames heard, longest operation {:.1} ms",
-        longest as f64 / 1e6
-    );
+    eprintln!("seed {seed}: {kills} kills, {stops} stops, {handed} frames heard, {operations:?}");
     assert!(kills > 10 && handed > 1000);
     for index in 0..SURVIVORS {
         check(index, &accounts);
@@ -167,11 +164,9 @@ fn accounts(mut survivors: Vec<Actor>) -> Vec<Account> {
 fn check(index: u8, accounts: &[Account]) {
     let account = &accounts[usize::from(index)];
     let [sent, gave_up, received, lapped, corrupt] = account.counted;
-    assert!(
-        Duration::from_nanos(account.longest) < STALL,
-        "actor {index} stalled for {} ms",
-        account.longest / 1_000_000
-    );
+    account
+        .operations
+        .assert_no_stall(&format!("actor {index}"));
     assert_eq!(sent, account.sent.values().sum::<u64>(), "actor {index}");
     assert_eq!((gave_up, received), (account.gave_up, account.handed));
     assert_eq!(corrupt, 0, "actor {index}");

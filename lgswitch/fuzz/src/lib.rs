@@ -1,0 +1,247 @@
+#![allow(clippy::unwrap_used, reason = "what can't be set up is a failed test")]
+//! What a hostile peer, guest or VMM can hand us, as bytes. Each function takes any bytes at all, and
+//! must neither panic nor go on for ever; what it is handed back must be inside its bounds.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering;
+
+use lgswitch::layout::{Geometry, HEADER_BYTES, Header, slot_record as rec};
+use lgswitch::map::Mapping;
+use lgswitch::plug::vhost_user::virtqueue::{Chain, Ring, Virtqueue};
+use lgswitch::port::Verdict;
+use lgswitch::record::{self, Found};
+use lgswitch::report::SegmentReport;
+use lgswitch::{CreateOptions, PortOptions, Segment};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+const RING: u64 = 1 << 18;
+
+fn options() -> CreateOptions {
+    CreateOptions {
+        slots: 4,
+        ring_bytes: RING,
+        log_bytes: RING,
+        ..CreateOptions::default()
+    }
+}
+
+/// Bytes of `base` replaced as `data` says: an offset of two bytes, and what stands there.
+fn patch(base: &mut [u8], data: &[u8]) {
+    for change in data.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % base.len();
+        base[at] = change[2];
+    }
+}
+
+/// A header page: refused, or one that says what it would be written as.
+pub fn header(data: &[u8]) {
+    let mut page = Header {
+        geometry: Geometry::new(4, RING, RING).unwrap(),
+        mtu: 1500,
+        optional_features: 0,
+        uuid: Default::default(),
+        created: 0,
+    }
+    .encode();
+    match data {
+        // Half of all inputs are the page itself.
+        [0..128, raw @ ..] => {
+            let len = raw.len().min(HEADER_BYTES);
+            page[..len].copy_from_slice(&raw[..len]);
+        }
+        [_, changes @ ..] => patch(&mut page, changes),
+        [] => {}
+    }
+    if let Ok(header) = Header::decode(&page) {
+        assert_eq!(header.encode(), page);
+    }
+}
+
+/// The peers page and the slot table under `lgswitch inspect`: what it shows is fit for a terminal.
+pub fn slots(data: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("slots");
+    let segment = Segment::create(&path, &options()).unwrap();
+    let _port = segment.port(PortOptions::default()).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    let (macs, records) = data.split_at(data.len().min(24));
+    file.write_all_at(macs, 0).unwrap();
+    let table = segment.geometry().slot(0);
+    let room = records.len().min(4 * 1024);
+    file.write_all_at(&records[..room], table).unwrap();
+    let live = rec::LIVE.to_le_bytes();
+    file.write_all_at(&live, table + rec::STATE).unwrap();
+    let report = SegmentReport::of(&Segment::open_read_only(&path).unwrap()).unwrap();
+    for port in &report.ports {
+        let name = port.name.as_deref().unwrap_or_default();
+        assert!(!name.chars().any(char::is_control), "{name:?}");
+    }
+    serde_json::to_string(&report).unwrap();
+}
+
+/// Records of a ring or log, from any position to any other.
+pub fn records(data: &[u8]) {
+    let file = memory_file(RING);
+    let map = Mapping::new(&file, 0, RING, true).unwrap();
+    let number = |at: usize| {
+        let bytes: [u8; 8] = std::array::from_fn(|i| *data.get(at + i).unwrap_or(&0));
+        u64::from_le_bytes(bytes)
+    };
+    // Positions near enough that some are plausible.
+    let start = number(0) / 64 * 64 % (1 << 62);
+    let published = start.wrapping_add(number(8) % (2 * RING));
+    let body = data.get(16..).unwrap_or_default();
+    let first = start % RING;
+    let room = body.len().min((RING - first) as usize);
+    map.write(first, &body[..room]);
+    map.write(0, &body[room..body.len().min(room + first as usize)]);
+    let mut position = start;
+    while let Found::Frame(found) = record::read(&map, position, published) {
+        assert!(found.end > position && found.end <= published);
+        assert!((14..=lgswitch::layout::MAX_FRAME).contains(&found.frame.len()));
+        let _ = found.frame.to_vec();
+        position = found.end;
+    }
+}
+
+/// A whole port, with a ring, a log, and their positions written by somebody else.
+pub fn port(data: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("port");
+    let segment = Segment::create(&path, &options()).unwrap();
+    let (_a_tx, _a_rx) = segment.port(PortOptions::default()).unwrap().split();
+    let (_b_tx, mut rx) = segment.port(PortOptions::default()).unwrap().split();
+    let g = *segment.geometry();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let control = Mapping::new(&file, 0, g.rings(), true).unwrap();
+    for chunk in data.chunks(256) {
+        let number = |at: usize| u64::from(*chunk.get(at).unwrap_or(&0));
+        let body = chunk.get(4..).unwrap_or_default();
+        let place = match number(0) % 2 {
+            0 => g.ring(0, 1),
+            _ => g.log(0),
+        };
+        file.write_all_at(body, place + number(1) * 64).unwrap();
+        let words = [
+            (g.pair(0, 1), number(2) * 64),
+            (g.slot(0) + rec::FLOOD_HEAD, number(3) * 64),
+            (g.slot(0) + rec::FLOOD_RESERVED, number(2) * number(3) * 64),
+            (g.slot(0) + rec::FLOOD_FRAMES, number(2)),
+            (g.slot(1) + rec::PENDING, u64::MAX),
+        ];
+        for (at, value) in words {
+            control.word64(at).store(value, Ordering::Relaxed);
+        }
+        let handled = rx.recv(64, |frame| {
+            assert!(frame.bytes.to_vec().len() >= 14);
+            Verdict::Taken
+        });
+        assert!(handled <= 64);
+    }
+}
+
+/// Messages of a VMM: the card ends the conversation, and goes away when told to.
+pub fn vhost_user(data: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let segment = Segment::create(&folder.path().join("card"), &options()).unwrap();
+    let socket = folder.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let port = segment.port(PortOptions::default()).unwrap();
+    let service = lgswitch::plug::vhost_user::serve(port, listener, "fuzzed").unwrap();
+    let vmm = UnixStream::connect(&socket).unwrap();
+    vmm.set_nonblocking(true).unwrap();
+    for message in data.chunks(64) {
+        let mut bytes = Vec::new();
+        let (kind, body) = message.split_at(message.len().min(3));
+        let byte = |at: usize| *kind.get(at).unwrap_or(&0);
+        // The first byte says how honest the message is.
+        let (flags, size) = match byte(0) % 8 {
+            0 => (
+                u32::from(byte(2)),
+                body.len() as u32 ^ u32::from(byte(1)) << 8,
+            ),
+            1 => (1 | 8, body.len() as u32),
+            _ => (1, body.len() as u32),
+        };
+        bytes.extend(u32::from(byte(1) % 42).to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(size.to_le_bytes());
+        bytes.extend(body);
+        let sent = match byte(0) / 8 % 3 {
+            0 => (&vmm).write(&bytes).is_ok(),
+            _ => send_with_file(&vmm, &bytes),
+        };
+        if !sent {
+            break;
+        }
+    }
+    drop(vmm);
+    drop(service);
+}
+
+/// A guest's descriptors, rings and buffers: all of its memory is `data`.
+pub fn virtqueue(data: &[u8]) {
+    const MEMORY: usize = 1 << 14;
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+    let number = |at: usize| u64::from(*data.get(at).unwrap_or(&0));
+    let mut ring = Ring {
+        size: 1 << (number(0) % 12),
+        descriptors: number(1) * 64,
+        available: number(2) * 64,
+        used: number(3) * 64,
+        next_available: number(4) as u16,
+        next_used: number(5) as u16,
+        event_index: number(6) % 2 == 1,
+    };
+    let body = data.get(7..).unwrap_or_default();
+    let room = body.len().min(MEMORY);
+    memory.write_slice(&body[..room], GuestAddress(0)).unwrap();
+    let Some(mut queue) = Virtqueue::open(&memory, &mut ring) else {
+        return;
+    };
+    let mut chain = Chain::default();
+    let count = queue.available().unwrap_or(0).min(queue.size());
+    for ahead in 0..count {
+        if queue.chain(ahead, &mut chain).is_err() {
+            break;
+        }
+        let bytes: usize = chain.readable.iter().map(|part| part.to_vec().len()).sum();
+        assert!(bytes <= (usize::from(queue.size()) + 1) * MEMORY);
+        for run in &chain.writable {
+            run.write(0, &vec![0; run.room()]);
+        }
+        queue.give_back(chain.head, chain.room() as u32);
+    }
+    queue.take(count);
+    queue.show();
+    let _ = queue.enable_kicks();
+    queue.disable_kicks();
+}
+
+fn memory_file(len: u64) -> File {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    let file = File::from(nix::sys::memfd::memfd_create(c"fuzz", flags).unwrap());
+    file.set_len(len).unwrap();
+    file
+}
+
+/// With memory, or what may pass for an event descriptor.
+fn send_with_file(socket: &UnixStream, bytes: &[u8]) -> bool {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let file = memory_file(1 << 16);
+    let files = [file.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&files)];
+    let parts = [std::io::IoSlice::new(bytes)];
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &parts,
+        &rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .is_ok()
+}
