@@ -16,7 +16,6 @@
 use std::sync::atomic::Ordering;
 
 use crate::frame::{Gather, VnetHeader};
-use crate::layout::MAX_FRAME;
 use crate::layout::slot_record::{FLOOD_FRAMES, FLOOD_HEAD, FLOOD_RESERVED};
 use crate::map::Mapping;
 use crate::record::{self, Found};
@@ -33,6 +32,7 @@ pub struct LogWriter {
     slot: u64,
     start: u64,
     head: u64,
+    published: u64,
     reserved: u64,
     frames: u64,
     populated: Populated,
@@ -46,8 +46,8 @@ impl LogWriter {
         let word = |at| segment.control().word64(slot + at).load(Ordering::Relaxed);
         let head = crate::ring::sane_head(word(FLOOD_HEAD));
         // A writer that died may have written beyond what it published, over the oldest frames:
-        // `reserved` keeps saying so, as far as one record can reach.
-        let reserved = word(FLOOD_RESERVED).clamp(head, head + 2 * record::size(MAX_FRAME));
+        // `reserved` keeps saying so, and can't be a whole log ahead.
+        let reserved = word(FLOOD_RESERVED).clamp(head, head + geometry.log_bytes());
         let store = |at, value| {
             segment
                 .control()
@@ -62,13 +62,14 @@ impl LogWriter {
             slot,
             start: head,
             head,
+            published: head,
             reserved,
             frames: word(FLOOD_FRAMES),
             populated: Populated::from(head),
         }
     }
 
-    /// Writes a frame and lets everyone see it.
+    /// Writes a frame, unpublished.
     pub fn write(
         &mut self,
         segment: &Segment,
@@ -76,28 +77,44 @@ impl LogWriter {
         header: &VnetHeader,
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
+        let capacity = segment.geometry().log_bytes();
+        let end = self.head + record::space(self.head, capacity, frame.len());
+        // A burst that goes round the log would be lost before anyone could see it.
+        if end - self.published > capacity / 2 {
+            self.publish(segment);
+        }
         let map = match &mut self.map {
             Some(map) => map,
             none => {
-                let bytes = segment.geometry().log_bytes();
-                let map = Mapping::new(segment.file(), self.offset, bytes, true);
+                let map = Mapping::new(segment.file(), self.offset, capacity, true);
                 none.insert(map.map_err(|_| Refused::NoMemory)?)
             }
         };
-        let end = self.head + record::space(self.head, map.len() as u64, frame.len());
         self.populated
             .ensure(map, segment, self.offset, self.start, end)
             .map_err(|_| Refused::NoMemory)?;
-        let word = |at| segment.control().word64(self.slot + at);
         self.reserved = self.reserved.max(end);
-        word(FLOOD_RESERVED).store(self.reserved, Ordering::Relaxed);
+        let reserved = segment.control().word64(self.slot + FLOOD_RESERVED);
+        reserved.store(self.reserved, Ordering::Relaxed);
         fence(Ordering::Release);
         record::write(map, self.head, sequence, self.frames as u32, header, frame);
         self.frames = self.frames.wrapping_add(1);
         self.head = end;
-        word(FLOOD_HEAD).store(end, Ordering::Release);
-        word(FLOOD_FRAMES).store(self.frames, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether something was written that nobody can see yet.
+    #[inline]
+    pub fn is_unpublished(&self) -> bool {
+        self.published != self.head
+    }
+
+    /// Lets everyone see everything written.
+    pub fn publish(&mut self, segment: &Segment) {
+        self.published = self.head;
+        let word = |at| segment.control().word64(self.slot + at);
+        word(FLOOD_HEAD).store(self.head, Ordering::Release);
+        word(FLOOD_FRAMES).store(self.frames, Ordering::Release);
     }
 }
 

@@ -67,6 +67,30 @@ impl VnetHeader {
         }
     }
 
+    /// As two words, little endian, the second of which is filled to 16 bits.
+    #[inline]
+    pub(crate) fn words(&self) -> [u64; 2] {
+        let low = u64::from(self.flags)
+            | u64::from(self.gso_type) << 8
+            | u64::from(self.header_len) << 16
+            | u64::from(self.gso_size) << 32
+            | u64::from(self.checksum_start) << 48;
+        [low, self.checksum_offset.into()]
+    }
+
+    /// From two words; what is beyond is ignored.
+    #[inline]
+    pub(crate) fn from_words([low, high]: [u64; 2]) -> Self {
+        Self {
+            flags: low as u8,
+            gso_type: (low >> 8) as u8,
+            header_len: (low >> 16) as u16,
+            gso_size: (low >> 32) as u16,
+            checksum_start: (low >> 48) as u16,
+            checksum_offset: high as u16,
+        }
+    }
+
     /// Whether something is left to be done to the frame before a plain wire could carry it.
     #[inline]
     pub fn is_unfinished(&self) -> bool {
@@ -77,6 +101,9 @@ impl VnetHeader {
     /// GSO nobody takes.
     #[inline]
     pub fn needs(&self) -> Option<Offloads> {
+        if !self.is_unfinished() {
+            return Some(Offloads::NONE);
+        }
         let mut needs = Offloads::NONE;
         if self.flags & Self::NEEDS_CHECKSUM != 0 {
             needs = needs.with(Offloads::CHECKSUM);
@@ -191,6 +218,18 @@ impl<'a> Gather<'a> {
             }
         }
         done
+    }
+
+    /// Its Ethernet header, if it is that long.
+    #[inline]
+    pub fn ethernet(&self) -> Option<[u8; ETHERNET_HEADER]> {
+        match self.parts.first()?.array(0) {
+            Some(header) => Some(header),
+            None => {
+                let mut header = [0; ETHERNET_HEADER];
+                (self.peek(&mut header) == ETHERNET_HEADER).then_some(header)
+            }
+        }
     }
 
     /// The runs of bytes, in order.

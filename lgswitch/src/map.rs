@@ -111,6 +111,24 @@ impl Mapping {
         unsafe { AtomicU64::from_ptr(self.at(offset, 8, 8).cast()) }
     }
 
+    /// `N` aligned words of 64 bits from `offset` on.
+    #[inline]
+    pub fn words<const N: usize>(&self, offset: u64) -> [&AtomicU64; N] {
+        let first: *mut u64 = self.at(offset, N * 8, 8).cast();
+        // SAFETY: as for `word32`, all of them.
+        std::array::from_fn(|i| unsafe { AtomicU64::from_ptr(first.add(i)) })
+    }
+
+    /// Asks the processor to fetch the two cache lines at `offset`, which is only a wish: a place outside
+    /// the mapping is none.
+    #[inline]
+    pub fn prefetch(&self, offset: u64) {
+        let line = self.start.as_ptr().wrapping_add(offset as usize);
+        for line in [line, line.wrapping_add(64)] {
+            prefetch(line);
+        }
+    }
+
     /// Copies bytes out. They may be torn if somebody writes them now.
     #[inline]
     pub fn read(&self, offset: u64, out: &mut [u8]) {
@@ -178,6 +196,19 @@ impl Mapping {
             e => Err(e),
         }
     }
+}
+
+/// Prefetching is a hint and can't fault, whatever the address.
+#[inline]
+fn prefetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: see above; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// Not yet named by the `libc` crate on every target (`include/uapi/asm-generic/mman-common.h`).
@@ -253,6 +284,16 @@ impl<'a> SharedBytes<'a> {
         // SAFETY: both are at least `n` long; `out` is private memory.
         unsafe { std::ptr::copy_nonoverlapping(self.start, out.as_mut_ptr(), n) };
         n
+    }
+
+    /// The `N` bytes from `start` on, if it has them: for headers, whose size is known when this is compiled.
+    #[inline]
+    pub fn array<const N: usize>(&self, start: usize) -> Option<[u8; N]> {
+        if start > self.len || N > self.len - start {
+            return None;
+        }
+        // SAFETY: just checked to be inside; bytes have no alignment.
+        Some(unsafe { self.start.add(start).cast::<[u8; N]>().read_unaligned() })
     }
 
     /// Copies all to memory that is not Rust's: a ring, a guest.

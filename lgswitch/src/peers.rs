@@ -23,6 +23,9 @@ pub fn number(mac: &MacAddr) -> u64 {
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
+/// What no MAC is as a number: it has 49 bits.
+pub const NO_MAC: u64 = 1 << 48;
+
 /// Where a MAC goes in a table of `places` (a power of two). Fibonacci hashing: the high bits of the
 /// product depend on all bits of the address.
 #[inline]

@@ -34,11 +34,17 @@ pub fn size(len: usize) -> u64 {
     (HEAD_BYTES + len as u64).next_multiple_of(ALIGN)
 }
 
+/// Where `position` is in a ring of `capacity` bytes, a power of two.
+#[inline]
+pub fn place(position: u64, capacity: u64) -> u64 {
+    position & (capacity - 1)
+}
+
 /// The space that a record needs at `position` of a ring of `capacity` bytes: its filler and itself.
 #[inline]
 pub fn space(position: u64, capacity: u64, len: usize) -> u64 {
     let size = size(len);
-    let to_end = capacity - position % capacity;
+    let to_end = capacity - place(position, capacity);
     if size <= to_end { size } else { to_end + size }
 }
 
@@ -55,27 +61,26 @@ pub fn write(
 ) -> u64 {
     let capacity = map.len() as u64;
     let size = size(frame.len());
-    let mut at = position % capacity;
+    let mut at = place(position, capacity);
     let mut end = position + size;
-    if size > capacity - at {
-        write_head(map, at, 0, FILLER, 0);
-        end += capacity - at;
+    let to_end = capacity - at;
+    if size > to_end {
+        let filler = map.word64(at);
+        filler.store(u64::from(FILLER) << 32, Ordering::Relaxed);
+        end += to_end;
         at = 0;
     }
-    write_head(map, at, frame.len() as u32, FRAME, sequence);
-    let mut rest = [0; 16];
-    rest[..VnetHeader::BYTES].copy_from_slice(&header.encode());
-    rest[12..].copy_from_slice(&count.to_le_bytes());
-    map.write(at + 16, &rest);
+    let [low, high] = header.words();
+    let head = map.words::<4>(at);
+    head[0].store(
+        frame.len() as u64 | u64::from(FRAME) << 32,
+        Ordering::Relaxed,
+    );
+    head[1].store(sequence, Ordering::Relaxed);
+    head[2].store(low, Ordering::Relaxed);
+    head[3].store(high | u64::from(count) << 32, Ordering::Relaxed);
     map.put(at + HEAD_BYTES, frame);
     end
-}
-
-#[inline]
-fn write_head(map: &Mapping, at: u64, len: u32, kind: u32, sequence: u64) {
-    map.word64(at)
-        .store(u64::from(len) | u64::from(kind) << 32, Ordering::Relaxed);
-    map.word64(at + 8).store(sequence, Ordering::Relaxed);
 }
 
 /// A record found at some position, its numbers checked.
@@ -114,12 +119,13 @@ pub fn read(map: &Mapping, position: u64, published: u64) -> Found<'_> {
     if left == 0 {
         return Found::Nothing;
     }
-    if left > capacity || !left.is_multiple_of(ALIGN) || !position.is_multiple_of(ALIGN) {
+    if left > capacity || (left | position) % ALIGN != 0 {
         return Found::Garbage;
     }
-    let mut at = position % capacity;
-    let mut head = map.word64(at).load(Ordering::Relaxed);
-    if (head >> 32) as u32 == FILLER {
+    let mut at = place(position, capacity);
+    let mut head = map.words::<4>(at);
+    let mut first = head[0].load(Ordering::Relaxed);
+    if (first >> 32) as u32 == FILLER {
         let skip = capacity - at;
         if skip >= left {
             return Found::Garbage;
@@ -127,19 +133,19 @@ pub fn read(map: &Mapping, position: u64, published: u64) -> Found<'_> {
         position = position.wrapping_add(skip);
         left -= skip;
         at = 0;
-        head = map.word64(at).load(Ordering::Relaxed);
+        head = map.words::<4>(at);
+        first = head[0].load(Ordering::Relaxed);
     }
-    let (len, kind) = (head as u32 as usize, (head >> 32) as u32);
+    let (len, kind) = (first as u32 as usize, (first >> 32) as u32);
     let plausible = kind == FRAME && (ETHERNET_HEADER..=MAX_FRAME).contains(&len);
     if !plausible || size(len) > left.min(capacity - at) {
         return Found::Garbage;
     }
-    let mut rest = [0; 16];
-    map.read(at + 16, &mut rest);
+    let [sequence, low, high] = [1, 2, 3].map(|i: usize| head[i].load(Ordering::Relaxed));
     Found::Frame(Record {
-        sequence: map.word64(at + 8).load(Ordering::Relaxed),
-        count: u32::from_le_bytes([rest[12], rest[13], rest[14], rest[15]]),
-        header: VnetHeader::decode(&std::array::from_fn(|i| rest[i])),
+        sequence,
+        count: (high >> 32) as u32,
+        header: VnetHeader::from_words([low, high]),
         frame: map.bytes(at + HEAD_BYTES, len),
         end: position.wrapping_add(size(len)),
     })

@@ -33,6 +33,10 @@ use crate::slot::SlotIndex;
 /// ever said hello costs this much, and a full filesystem is met here, as an error.
 const POPULATE_STEP: u64 = 64 << 10;
 
+/// How far before the record at hand a reader has the next ones fetched, in bytes: a few small
+/// records, so that their way from the writer's cache is one wait and not several.
+const AHEAD: u64 = 512;
+
 /// Which pages of a ring or log its writer has made sure of. They stay for the file's life.
 #[derive(Debug)]
 pub(crate) struct Populated {
@@ -60,7 +64,7 @@ impl Populated {
     ) -> io::Result<()> {
         while self.until < end {
             let capacity = map.len() as u64;
-            let at = self.until % capacity;
+            let at = record::place(self.until, capacity);
             map.populate(
                 segment.file(),
                 file_offset,
@@ -95,7 +99,10 @@ pub struct RingWriter {
     start: u64,
     head: u64,
     published: u64,
+    /// How far its reader has come, when we last looked.
     tail: u64,
+    /// Records may be written up to here: there is room, and the pages are there.
+    ready: u64,
     populated: Populated,
     /// Reader and writer do not agree where they are; the reader is to start at `head`.
     estranged: bool,
@@ -130,37 +137,51 @@ impl RingWriter {
             published: head,
             // Its reader may still be busy with what our predecessor sent.
             tail: word(PAIR_TAIL),
+            ready: head,
             populated: Populated::from(head),
             estranged: head != found,
         })
     }
 
-    /// Bytes free for records, by what the reader last said.
-    #[inline]
-    fn free(&self) -> u64 {
-        // A tail from the future, or further back than the ring is long, is a lie: nothing free.
-        let used = self.head.wrapping_sub(self.tail);
-        (self.map.len() as u64).saturating_sub(used)
-    }
-
-    /// Whether frames of these lengths fit, one after another.
-    #[inline]
-    pub fn has_room(
+    /// Makes sure that frames of these lengths can be written, one after another.
+    pub fn reserve(
         &mut self,
         segment: &Segment,
-        lengths: impl Iterator<Item = usize> + Clone,
-    ) -> bool {
+        lengths: impl Iterator<Item = usize>,
+    ) -> Result<(), Refused> {
         let capacity = self.map.len() as u64;
-        let needed = lengths.fold(self.head, |at, len| {
-            at.wrapping_add(record::space(at, capacity, len))
-        });
-        let needed = needed.wrapping_sub(self.head);
-        if needed > self.free() {
+        let end = lengths.fold(self.head, |at, len| at + record::space(at, capacity, len));
+        self.reach(segment, end)
+    }
+
+    /// Makes sure that records can be written up to `end`.
+    #[inline]
+    fn reach(&mut self, segment: &Segment, end: u64) -> Result<(), Refused> {
+        match end <= self.ready {
+            true => Ok(()),
+            false => self.make_ready(segment, end),
+        }
+    }
+
+    #[cold]
+    fn make_ready(&mut self, segment: &Segment, end: u64) -> Result<(), Refused> {
+        let capacity = self.map.len() as u64;
+        // A tail from the future, or further back than the ring is long, is a lie: nothing is free.
+        let is_full =
+            |tail| self.head.wrapping_sub(tail) > capacity || end.wrapping_sub(tail) > capacity;
+        if is_full(self.tail) {
             let tail = segment.control().word64(self.pair + PAIR_TAIL);
             self.tail = tail.load(Ordering::Acquire);
             self.estranged |= self.head.wrapping_sub(self.tail) > capacity;
+            if is_full(self.tail) {
+                return Err(Refused::Full);
+            }
         }
-        needed <= self.free()
+        self.populated
+            .ensure(&self.map, segment, self.offset, self.start, end)
+            .map_err(|_| Refused::NoMemory)?;
+        self.ready = self.populated.until.min(self.tail.wrapping_add(capacity));
+        Ok(())
     }
 
     /// Writes a frame, unpublished.
@@ -172,13 +193,8 @@ impl RingWriter {
         header: &VnetHeader,
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
-        if !self.has_room(segment, std::iter::once(frame.len())) {
-            return Err(Refused::Full);
-        }
-        let end = self.head + record::space(self.head, self.map.len() as u64, frame.len());
-        self.populated
-            .ensure(&self.map, segment, self.offset, self.start, end)
-            .map_err(|_| Refused::NoMemory)?;
+        let space = record::space(self.head, self.map.len() as u64, frame.len());
+        self.reach(segment, self.head + space)?;
         self.head = record::write(&self.map, self.head, sequence, 0, header, frame);
         Ok(())
     }
@@ -242,6 +258,15 @@ impl RingReader {
         self.head == self.tail
     }
 
+    /// Fetches the place of the next record, which is not there yet: when it comes, and we see that
+    /// it has, the processor has asked for it already.
+    #[inline]
+    pub fn await_next(&self) {
+        if let Some(map) = &self.map {
+            map.prefetch(record::place(self.tail, map.len() as u64));
+        }
+    }
+
     /// The next record, which stays until [`take`](Self::take)n.
     #[inline]
     pub fn peek(&mut self, segment: &Segment) -> Found<'_> {
@@ -253,7 +278,14 @@ impl RingReader {
             self.map = Mapping::new(segment.file(), self.offset, bytes, true).ok();
         }
         match &self.map {
-            Some(map) => record::read(map, self.tail, self.head),
+            Some(map) => {
+                let ahead = self.tail.wrapping_add(AHEAD);
+                // Not beyond what is published, or we take the writer's lines away from it.
+                if self.head.wrapping_sub(self.tail) > AHEAD {
+                    map.prefetch(record::place(ahead, map.len() as u64));
+                }
+                record::read(map, self.tail, self.head)
+            }
             // No memory to map it: as good as lost.
             None => Found::Garbage,
         }

@@ -78,13 +78,23 @@ impl SlotSet {
         self.0[word] |= bits & valid;
     }
 
+    /// The 64 slots of word `word`.
+    pub fn word(&self, word: usize) -> u64 {
+        self.0[word]
+    }
+
+    /// Adds all of `other`.
+    pub fn insert_all(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(w, o)| *w |= o);
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|&w| w == 0)
     }
 
     /// The slots in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = SlotIndex> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = SlotIndex> + Clone + '_ {
         self.0.iter().enumerate().flat_map(|(w, &bits)| {
             std::iter::successors(Some(bits), |b| Some(b & b.wrapping_sub(1)))
                 .take_while(|&b| b != 0)

@@ -28,24 +28,20 @@ fn send(segment: &Segment, from: usize, to: usize, frames: u64) {
         )
         .unwrap();
         ring.publish(segment);
-        doorbell::ring(segment.control(), segment.geometry().slot(to), slot(from));
+        let record = segment.geometry().slot(to);
+        doorbell::ring(segment.control(), std::iter::once(record), slot(from));
     }
 }
 
-/// Sleeps whenever no bit tells of anything, until all frames are there. A lost wake-up is a
-/// deadlock.
+/// Looks at those whose bits are set, and sleeps whenever there is nothing, until all frames are
+/// there. A lost wake-up is a deadlock.
 fn receive(segment: &Segment, rings: &mut [RingReader], frames: u64) {
-    let record = segment.geometry().slot(0);
+    let (control, record) = (segment.control(), segment.geometry().slot(0));
     let mut left = frames;
-    let mut todo = SlotSet::new();
-    while left > 0 {
-        doorbell::collect(segment.control(), record, &mut todo);
-        if todo.is_empty() {
-            doorbell::sleep(segment.control(), record, FOR_EVER, || false);
-            continue;
-        }
-        // Only who is named is looked at: a bit that is lost is a frame that is not found.
-        for from in std::mem::take(&mut todo).iter() {
+    // Only who is named is looked at: a bit that is lost is a frame that is not found.
+    let mut look = |named: &SlotSet| {
+        let before = left;
+        for from in named.iter() {
             let ring = &mut rings[from.get() - 1];
             ring.refresh(segment);
             while let Found::Frame(record) = ring.peek(segment) {
@@ -55,6 +51,26 @@ fn receive(segment: &Segment, rings: &mut [RingReader], frames: u64) {
             }
             ring.release(segment);
         }
+        (left != before, left == 0)
+    };
+    let mut named = SlotSet::new();
+    loop {
+        doorbell::peek(control, record, segment.slots(), |word, bits| {
+            named.insert_word(word, bits);
+        });
+        match look(&named) {
+            (_, true) => break,
+            (true, _) => continue,
+            _ => {}
+        }
+        doorbell::collect(control, record, segment.slots(), |word, bits| {
+            named.insert_word(word, bits);
+        });
+        match look(&std::mem::take(&mut named)) {
+            (_, true) => break,
+            (true, _) => continue,
+            _ => doorbell::sleep(control, record, FOR_EVER, || false),
+        };
     }
 }
 

@@ -25,6 +25,7 @@ fn write(log: &mut LogWriter, segment: &Segment, n: u8) {
         &Gather::new(&parts),
     )
     .unwrap();
+    log.publish(segment);
 }
 
 /// Takes all there is now. Each frame must be whole, and later than the one before.

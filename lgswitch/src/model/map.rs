@@ -106,6 +106,12 @@ impl Mapping {
         whole(&self.area, offset)
     }
 
+    pub fn words<const N: usize>(&self, offset: u64) -> [&AtomicU64; N] {
+        std::array::from_fn(|i| self.word64(offset + i as u64 * 8))
+    }
+
+    pub fn prefetch(&self, _offset: u64) {}
+
     pub fn read(&self, offset: u64, out: &mut [u8]) {
         self.bytes(offset, out.len()).copy_to(out);
     }
@@ -204,6 +210,12 @@ impl<'a> SharedBytes<'a> {
             Place::Area(area, at) => copy_out(area, at, &mut out[..len]),
         }
         len
+    }
+
+    pub fn array<const N: usize>(&self, start: usize) -> Option<[u8; N]> {
+        let part = self.part(start, N);
+        let mut out = [0; N];
+        (part.copy_to(&mut out) == N).then_some(out)
     }
 
     /// # Safety

@@ -14,7 +14,7 @@ use crate::frame::{Gather, VnetHeader};
 use crate::layout::slot_record::{LIVE, STATE};
 use crate::port::{PortTx, Sent};
 use crate::record::Found;
-use crate::ring::{RingReader, RingWriter};
+use crate::ring::{Refused, RingReader, RingWriter};
 use crate::segment::Segment;
 
 /// Runs `model` for each store at which somebody may die; it tells whether all of them were made.
@@ -120,7 +120,9 @@ fn a_frame_that_the_dead_had_begun_to_write_over_is_not_taken() {
                 n.into(),
                 &VnetHeader::default(),
                 &Gather::new(&parts),
-            )
+            )?;
+            log.publish(&segment);
+            Ok::<_, Refused>(())
         };
         let mut full = LogWriter::open(&segment, slot(0));
         write(&mut full, 1).unwrap();
@@ -177,7 +179,7 @@ fn an_heir_that_comes_while_its_source_sends_reads_whole_frames_and_misses_none_
         let (mut ring, sent) = source.join().unwrap();
         assert!(hear(&mut heir) <= sent);
         // Both are where the other thinks: all of the ring is free.
-        assert!(ring.has_room(&segment, [FRAME].into_iter()));
+        assert_eq!(ring.reserve(&segment, [FRAME].into_iter()), Ok(()));
         assert!(heir.is_drained());
     });
 }

@@ -72,17 +72,14 @@ impl Counters {
         self.bytes += len as u64;
     }
 
-    fn words(&self) -> impl Iterator<Item = u64> {
-        [self.frames, self.bytes].into_iter().chain(self.dropped)
-    }
-
     /// Shows them at `at` of a mapping.
     #[inline]
     pub fn show(&self, control: &Mapping, at: u64) {
-        for (i, word) in self.words().enumerate() {
-            control
-                .word64(at + i as u64 * 8)
-                .store(word, Ordering::Relaxed);
+        let [frames, bytes, dropped @ ..] = control.words::<{ 2 + REASONS }>(at);
+        frames.store(self.frames, Ordering::Relaxed);
+        bytes.store(self.bytes, Ordering::Relaxed);
+        for (word, count) in dropped.iter().zip(self.dropped) {
+            word.store(count, Ordering::Relaxed);
         }
     }
 

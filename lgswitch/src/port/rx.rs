@@ -1,5 +1,6 @@
 //! The receiving half: collecting what others have published for us.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::flood::{Copied, LogReader};
 use crate::frame::Frame;
 use crate::layout::slot_record as rec;
 use crate::map::SharedBytes;
-use crate::peers::is_group;
+use crate::peers::{NO_MAC, is_group};
 use crate::record::Found;
 use crate::ring::RingReader;
 use crate::segment::Segment;
@@ -19,6 +20,9 @@ use crate::slot::{SlotIndex, SlotSet};
 
 /// The longest a port sleeps before it looks at all sources itself: bits and bells are hints.
 const SWEEP: Duration = Duration::from_secs(2);
+/// A port that only ever polls looks at the clock, and leaves alone sources that are quiet, once in
+/// so many polls.
+const SETTLE: u32 = 1024;
 
 /// What became of a frame that was handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,38 +44,54 @@ struct Source {
     waiting: Option<Copied>,
 }
 
+impl Source {
+    /// Whether a fresh look shows anything that was not taken.
+    fn has_something(&mut self, segment: &Segment) -> bool {
+        self.ring.refresh(segment);
+        self.log.refresh(segment);
+        !self.ring.is_drained() || !self.log.is_drained() || self.waiting.is_some()
+    }
+}
+
 /// The receiving half of a port.
 #[derive(Debug)]
 pub struct PortRx {
     held: Arc<Held>,
     sources: Vec<Source>,
-    /// Sources that may have something.
-    todo: SlotSet,
-    next: usize,
+    /// Sources that are looked at every time: they have something, or lately had.
+    hot: Vec<SlotIndex>,
+    is_hot: SlotSet,
+    /// Whose turn it is among them.
+    turn: usize,
+    polls: u32,
+    /// Ticks of the forwarding database when we last looked.
+    now: u64,
     swept: Instant,
     counters: Counters,
 }
 
 impl PortRx {
     pub(super) fn new(held: Arc<Held>) -> Self {
-        let mut rx = Self {
-            sources: Vec::new(),
-            todo: SlotSet::new(),
-            next: 0,
+        let segment = &held.segment;
+        // Everyone there may be, now or later: positions start at the heads as of now.
+        let sources = (0..segment.slots()).filter_map(SlotIndex::new);
+        let sources = sources.map(|from| Source {
+            ring: RingReader::open(segment, from, held.slot),
+            log: LogReader::open(segment, from),
+            buffer: Vec::new(),
+            waiting: None,
+        });
+        Self {
+            sources: sources.collect(),
+            hot: Vec::new(),
+            is_hot: SlotSet::new(),
+            turn: 0,
+            polls: 0,
+            now: held.fdb.now(),
             swept: Instant::now(),
             counters: Counters::default(),
             held,
-        };
-        // Everyone there may be, now or later: positions start at the heads as of now.
-        for from in (0..rx.held.segment.slots()).filter_map(SlotIndex::new) {
-            rx.sources.push(Source {
-                ring: RingReader::open(&rx.held.segment, from, rx.held.slot),
-                log: LogReader::open(&rx.held.segment, from),
-                buffer: Vec::new(),
-                waiting: None,
-            });
         }
-        rx
     }
 
     /// The slot it receives at.
@@ -88,79 +108,129 @@ impl PortRx {
     /// taking turns. Tells how many were dealt with; 0 is "nothing there", unless `take` said
     /// [`Verdict::Later`].
     pub fn recv(&mut self, budget: usize, mut take: impl FnMut(&Frame<'_>) -> Verdict) -> usize {
-        let record = self.held.record();
-        doorbell::collect(self.held.control(), record, &mut self.todo);
-        if self.swept.elapsed() >= SWEEP {
-            self.sweep();
+        self.polls += 1;
+        if self.polls == SETTLE {
+            self.polls = 0;
+            self.settle();
+            self.look_at_the_clock();
         }
-        let now = self.held.fdb.now();
+        let record = self.held.record();
+        let (hot, is_hot) = (&mut self.hot, &mut self.is_hot);
+        doorbell::peek(
+            self.held.control(),
+            record,
+            self.sources.len(),
+            |word, bits| heat(hot, is_hot, word, bits),
+        );
+        let mut visit = Visit {
+            held: &self.held,
+            now: self.now,
+            counters: &mut self.counters,
+            lost: false,
+        };
         let mut handled = 0;
-        // Each source that has something gets its turn once.
-        let mut turns = self.todo.iter().count();
-        while turns > 0 && handled < budget {
-            turns -= 1;
-            let Some(from) = self.todo.next_from(self.next) else {
-                break;
-            };
-            self.next = from.get() + 1;
+        for _ in 0..self.hot.len() {
+            if self.turn >= self.hot.len() {
+                self.turn = 0;
+            }
+            let from = self.hot[self.turn];
+            self.turn += 1;
             // Our own log is not for us, whoever says so.
             let Some(source) = self
                 .sources
                 .get_mut(from.get())
                 .filter(|_| from != self.held.slot)
             else {
-                self.todo.remove(from);
                 continue;
             };
-            let mut visit = Visit {
-                held: &self.held,
-                from,
-                now,
-                counters: &mut self.counters,
-            };
-            let (count, end) = visit.drain(source, budget - handled, &mut take);
-            handled += count;
-            match end {
-                End::Drained => self.todo.remove(from),
-                End::Budget => {}
-                End::Later => break,
+            match visit.drain(from, source, budget - handled, &mut take) {
+                ControlFlow::Continue(count) => handled += count,
+                ControlFlow::Break(count) => {
+                    handled += count;
+                    break;
+                }
+            }
+            if handled == budget {
+                break;
             }
         }
-        self.counters
-            .show(self.held.control(), record + rec::RECEIVED);
+        if handled > 0 || visit.lost {
+            self.counters
+                .show(self.held.control(), record + rec::RECEIVED);
+        }
         handled
     }
 
-    /// Looks at everyone who may be there at the next [`recv`](Self::recv).
+    /// From here on only sources that have something are looked at every time; the others set
+    /// their bits and ring. Tells whether there is any.
+    fn settle(&mut self) -> bool {
+        let (hot, is_hot) = (&mut self.hot, &mut self.is_hot);
+        doorbell::collect(
+            self.held.control(),
+            self.held.record(),
+            self.sources.len(),
+            |word, bits| heat(hot, is_hot, word, bits),
+        );
+        let segment = &self.held.segment;
+        hot.retain(|&from| {
+            let has_something = from != self.held.slot
+                && self
+                    .sources
+                    .get_mut(from.get())
+                    .is_some_and(|source| source.has_something(segment));
+            if !has_something {
+                is_hot.remove(from);
+            }
+            has_something
+        });
+        !self.hot.is_empty()
+    }
+
+    /// Tells whether it was time to [`sweep`](Self::sweep).
+    fn look_at_the_clock(&mut self) -> bool {
+        self.now = self.held.fdb.now();
+        let due = self.swept.elapsed() >= SWEEP;
+        if due {
+            self.sweep();
+        }
+        due
+    }
+
+    /// Looks at everyone who may be there at the next [`recv`](Self::recv), and says again what
+    /// somebody may have scribbled over.
     fn sweep(&mut self) {
         self.swept = Instant::now();
-        (0..self.held.segment.high_water())
-            .filter_map(SlotIndex::new)
-            .for_each(|slot| self.todo.insert(slot));
+        for slot in (0..self.held.segment.high_water()).filter_map(SlotIndex::new) {
+            if !self.is_hot.contains(slot) {
+                self.is_hot.insert(slot);
+                self.hot.push(slot);
+            }
+        }
         for source in &self.sources {
             source.ring.reassert(&self.held.segment);
         }
         self.held.reassert_offloads();
-        self.held.fdb.forget(None, self.held.fdb.now());
+        self.held.fdb.forget(None, self.now);
     }
 
     /// Sleeps until there is something to receive, or [`Caller::call`] was called, or `timeout`
     /// is over, or it is time to sweep. May return early.
     pub fn wait(&mut self, timeout: Duration) {
-        let held = &self.held;
-        let timeout = timeout.min(SWEEP.saturating_sub(self.swept.elapsed()));
-        let called = || held.called.load(Ordering::SeqCst);
+        let called = || self.held.called.load(Ordering::SeqCst);
         // After a call there may be room for what `recv` left behind.
-        if self.todo.is_empty() && !called() {
+        if !called() && !self.settle() && !self.look_at_the_clock() {
+            let timeout = timeout.min(SWEEP.saturating_sub(self.swept.elapsed()));
+            let held = &self.held;
+            let called = || held.called.load(Ordering::SeqCst);
             doorbell::sleep(held.control(), held.record(), timeout, called);
         }
         // A swap, for what the caller did before it called is to be seen from here on.
-        held.called.swap(false, Ordering::SeqCst);
+        self.held.called.swap(false, Ordering::SeqCst);
     }
 
     /// As [`wait`](Self::wait), but what is there does not end it: for when the taker had no room.
     pub fn wait_for_call(&mut self, timeout: Duration) {
-        let held = &self.held;
+        let held = Arc::clone(&self.held);
         let called = || held.called.load(Ordering::SeqCst);
         let deadline = Instant::now() + timeout;
         while !called() {
@@ -169,7 +239,7 @@ impl PortRx {
                 break;
             }
             // Or a source's bit would keep us awake.
-            doorbell::collect(held.control(), held.record(), &mut self.todo);
+            self.settle();
             doorbell::sleep(held.control(), held.record(), left, called);
         }
         held.called.swap(false, Ordering::SeqCst);
@@ -181,19 +251,24 @@ impl PortRx {
     }
 }
 
-/// Why a visit to a source ended.
-enum End {
-    Drained,
-    Budget,
-    Later,
+/// Adds the slots of a word of bits to those that are looked at every time.
+fn heat(hot: &mut Vec<SlotIndex>, is_hot: &mut SlotSet, word: usize, bits: u64) {
+    let fresh = bits & !is_hot.word(word);
+    if fresh != 0 {
+        let mut set = SlotSet::new();
+        set.insert_word(word, fresh);
+        is_hot.insert_all(&set);
+        hot.extend(set.iter());
+    }
 }
 
-/// A visit to one source.
+/// A round of visits to sources.
 struct Visit<'a> {
     held: &'a Held,
-    from: SlotIndex,
     now: u64,
     counters: &'a mut Counters,
+    /// Frames were lost before we came.
+    lost: bool,
 }
 
 impl Visit<'_> {
@@ -201,21 +276,81 @@ impl Visit<'_> {
     ///
     /// Ring and log are published apart, so what stands at the front of one may have something
     /// before it in the other that we have not seen. But a source publishes in order: once we have
-    /// seen a frame, a fresh look at the other stream shows everything before it.
+    /// seen a frame, a fresh look at the other stream shows everything before it. So if the log,
+    /// looked at after the ring, has nothing, all we see of the ring comes next.
+    ///
+    /// Tells how many it dealt with; breaks off where `take` had no room.
     fn drain(
         &mut self,
+        from: SlotIndex,
         source: &mut Source,
         budget: usize,
         take: &mut impl FnMut(&Frame<'_>) -> Verdict,
-    ) -> (usize, End) {
+    ) -> ControlFlow<usize, usize> {
         let segment: &Segment = &self.held.segment;
         source.ring.refresh(segment);
         source.log.refresh(segment);
-        let mut handled = 0;
-        let end = loop {
-            if handled == budget {
-                break End::Budget;
+        let handled = match source.waiting.is_none() && source.log.is_drained() {
+            true => self.drain_ring(from, &mut source.ring, budget, take),
+            false => self.drain_both(from, source, budget, take),
+        };
+        source.ring.release(segment);
+        handled
+    }
+
+    /// Takes what the ring has.
+    fn drain_ring(
+        &mut self,
+        from: SlotIndex,
+        ring: &mut RingReader,
+        budget: usize,
+        take: &mut impl FnMut(&Frame<'_>) -> Verdict,
+    ) -> ControlFlow<usize, usize> {
+        if ring.is_drained() {
+            ring.await_next();
+            return ControlFlow::Continue(0);
+        }
+        let mut learned = NO_MAC;
+        for handled in 0..budget {
+            match ring.peek(&self.held.segment) {
+                Found::Nothing => return ControlFlow::Continue(handled),
+                Found::Garbage => self.skip(ring),
+                Found::Frame(record) => {
+                    let frame = Frame {
+                        from,
+                        header: record.header,
+                        bytes: record.frame,
+                    };
+                    if self.hand_over(&frame, &mut learned, take) == Verdict::Later {
+                        return ControlFlow::Break(handled);
+                    }
+                    let end = record.end;
+                    ring.take(end);
+                }
             }
+        }
+        ControlFlow::Continue(budget)
+    }
+
+    /// Garbage is dealt with, and counts as such, or a source that writes nothing else would keep us here.
+    #[cold]
+    fn skip(&mut self, ring: &mut RingReader) {
+        self.counters.dropped[RxDrop::Corrupt as usize] += 1;
+        ring.skip_all();
+    }
+
+    /// Takes what ring and log have, put in order.
+    fn drain_both(
+        &mut self,
+        from: SlotIndex,
+        source: &mut Source,
+        budget: usize,
+        take: &mut impl FnMut(&Frame<'_>) -> Verdict,
+    ) -> ControlFlow<usize, usize> {
+        let segment: &Segment = &self.held.segment;
+        let mut learned = NO_MAC;
+        let mut handled = 0;
+        while handled < budget {
             if source.waiting.is_none() {
                 source.waiting = source.log.peek(segment, &mut source.buffer);
             }
@@ -224,25 +359,24 @@ impl Visit<'_> {
                 source.ring.refresh(segment);
                 source.log.refresh(segment);
             }
-            self.counters.dropped[RxDrop::Lapped as usize] += source.log.missed();
+            let missed = source.log.missed();
+            self.lost |= missed > 0;
+            self.counters.dropped[RxDrop::Lapped as usize] += missed;
             let verdict = match (source.ring.peek(segment), source.waiting) {
-                (Found::Nothing, None) => break End::Drained,
+                (Found::Nothing, None) => return ControlFlow::Continue(handled),
                 (Found::Garbage, _) => {
-                    self.counters.dropped[RxDrop::Corrupt as usize] += 1;
-                    source.ring.skip_all();
-                    // Dealt with, or a source that writes nothing else would keep us here.
-                    handled += 1;
-                    continue;
+                    self.skip(&mut source.ring);
+                    Verdict::Refused
                 }
                 (Found::Frame(record), waiting)
                     if waiting.is_none_or(|w| record.sequence < w.sequence) =>
                 {
                     let frame = Frame {
-                        from: self.from,
+                        from,
                         header: record.header,
                         bytes: record.frame,
                     };
-                    let verdict = self.hand_over(&frame, take);
+                    let verdict = self.hand_over(&frame, &mut learned, take);
                     if verdict != Verdict::Later {
                         let end = record.end;
                         source.ring.take(end);
@@ -251,11 +385,11 @@ impl Visit<'_> {
                 }
                 (_, Some(waiting)) => {
                     let frame = Frame {
-                        from: self.from,
+                        from,
                         header: waiting.header,
                         bytes: SharedBytes::from(source.buffer.as_slice()),
                     };
-                    let verdict = self.hand_over(&frame, take);
+                    let verdict = self.hand_over(&frame, &mut learned, take);
                     if verdict != Verdict::Later {
                         source.log.take(&waiting);
                         source.waiting = None;
@@ -263,29 +397,27 @@ impl Visit<'_> {
                     verdict
                 }
                 // The arms above have it all: a frame of the ring alone is the third.
-                (Found::Frame(_), None) => break End::Drained,
+                (Found::Frame(_), None) => return ControlFlow::Continue(handled),
             };
             match verdict {
-                Verdict::Later => break End::Later,
+                Verdict::Later => return ControlFlow::Break(handled),
                 Verdict::Taken | Verdict::Refused => handled += 1,
             }
-        };
-        source.ring.release(segment);
-        (handled, end)
+        }
+        ControlFlow::Continue(handled)
     }
 
-    /// Learns from a frame, checks that we take its kind, hands it over, counts it.
+    /// Learns from a frame, checks that we take its kind, hands it over, counts it. Its source is not
+    /// learned again if it is the one `learned` just now.
+    #[inline]
     fn hand_over(
         &mut self,
         frame: &Frame<'_>,
+        learned: &mut u64,
         take: &mut impl FnMut(&Frame<'_>) -> Verdict,
     ) -> Verdict {
-        let takes = self.held.offloads();
-        if !frame
-            .header
-            .needs()
-            .is_some_and(|needs| takes.contains(needs))
-        {
+        let needs = frame.header.needs();
+        if !needs.is_some_and(|needs| self.held.offloads().contains(needs)) {
             self.counters.dropped[RxDrop::Unfinished as usize] += 1;
             return Verdict::Refused;
         }
@@ -293,11 +425,10 @@ impl Visit<'_> {
         match verdict {
             Verdict::Taken => {
                 // The source's address, and two bytes more.
-                let mut source = [0; 8];
-                frame.bytes.part(6, 8).copy_to(&mut source);
-                let source = u64::from_be_bytes(source) >> 16;
-                if !is_group(source) {
-                    self.held.fdb.learn(source, self.from, self.now);
+                let source = frame.bytes.array(6).map_or(0, u64::from_be_bytes) >> 16;
+                if source != *learned && !is_group(source) {
+                    self.held.fdb.learn(source, frame.from, self.now);
+                    *learned = source;
                 }
                 self.counters.count(frame.bytes.len());
             }

@@ -13,7 +13,7 @@ use crate::layout::MAX_FRAME;
 use crate::layout::slot_record as rec;
 use crate::map::SharedBytes;
 use crate::offload::Finished;
-use crate::peers::{Owner, Peers, is_group};
+use crate::peers::{NO_MAC, Owner, Peers, is_group};
 use crate::ring::{Refused, RingWriter};
 use crate::slot::{SlotIndex, SlotSet};
 
@@ -37,8 +37,12 @@ pub enum Sent {
 #[derive(Debug)]
 struct Peer {
     ring: RingWriter,
-    /// Its generation when the ring was opened: another one is another holder.
+    /// The burst in which the rest was looked up.
+    burst: u64,
+    /// Its generation: another one is another holder.
     generation: u64,
+    /// What it takes unfinished.
+    takes: Offloads,
     asked_alive: Instant,
 }
 
@@ -52,11 +56,19 @@ pub struct PortTx {
     /// Rings written to and not published.
     dirty: SlotSet,
     any_dirty: bool,
+    /// Ports that are to be told of something published.
+    untold: SlotSet,
     sequence: u64,
-    /// Ticks of the forwarding database, as of this burst.
-    now: u64,
-    /// The table of peers is as of this burst.
-    fresh: bool,
+    /// Counts bursts: what is looked up once a burst remembers when it was.
+    burst: u64,
+    /// The burst in which the table of peers was brought up to date.
+    refreshed: u64,
+    /// Ticks of the forwarding database, if they were asked for in this burst.
+    now: Option<u64>,
+    /// Where the last unicast went in this burst, by the peers page.
+    last: (u64, SlotIndex),
+    /// Bytes that a frame may have that nobody will cut.
+    ordinary: usize,
     counters: Counters,
     finished: Finished,
 }
@@ -71,16 +83,21 @@ enum Target {
 impl PortTx {
     pub(super) fn new(held: Arc<Held>, generation: u64) -> Self {
         let slots = held.segment.slots();
+        let ordinary = held.segment.mtu() as usize + ETHERNET_HEADER + TAGS;
         Self {
             peers: Peers::new(held.slot),
             rings: (0..slots).map(|_| None).collect(),
             log: LogWriter::open(&held.segment, held.slot),
             dirty: SlotSet::new(),
             any_dirty: false,
+            untold: SlotSet::new(),
             // Beyond all that holders before us have used: readers compare.
             sequence: generation << 40,
-            now: held.fdb.now(),
-            fresh: false,
+            burst: 1,
+            refreshed: 0,
+            now: None,
+            last: (NO_MAC, held.slot),
+            ordinary: ordinary.min(MAX_FRAME),
             counters: Counters::default(),
             finished: Finished::default(),
             held,
@@ -95,29 +112,28 @@ impl PortTx {
     /// Sends a frame: to the ring of its destination, or to everyone. Receivers see it after the
     /// next [`flush`](Self::flush).
     pub fn send(&mut self, header: &VnetHeader, frame: &Gather<'_>) -> Sent {
-        let mut ethernet = [0; ETHERNET_HEADER];
-        if frame.peek(&mut ethernet) < ETHERNET_HEADER {
+        let (Some(ethernet), Some(needs)) = (frame.ethernet(), header.needs()) else {
             return self.drop(TxDrop::Malformed);
-        }
-        let ordinary = self.held.segment.mtu() as usize + ETHERNET_HEADER + TAGS;
+        };
         let limit = match header.gso_type {
-            VnetHeader::GSO_NONE => ordinary.min(MAX_FRAME),
+            VnetHeader::GSO_NONE => self.ordinary,
             _ => MAX_FRAME,
         };
         if frame.len() > limit {
             return self.drop(TxDrop::TooBig);
         }
-        let Some(needs) = header.needs() else {
-            return self.drop(TxDrop::Malformed);
-        };
         let number =
             |at: usize| u64::from_be_bytes(std::array::from_fn(|i| ethernet[at + i])) >> 16;
         let (to, from) = (number(0), number(6));
-        if !self.fresh {
+        if self.refreshed != self.burst {
             self.refresh();
         }
         if from != self.held.mac_number && !is_group(from) {
-            self.held.fdb.learn(from, self.held.slot, self.now);
+            let now = self.now();
+            self.held.fdb.learn(from, self.held.slot, now);
+        }
+        if self.last.0 == to {
+            return self.unicast(self.last.1, to, header, needs, frame);
         }
         match self.target(to) {
             Target::Nobody => self.drop(TxDrop::Filtered),
@@ -126,27 +142,40 @@ impl PortTx {
         }
     }
 
+    /// Brings up to date what is looked up once a burst.
     fn refresh(&mut self) {
         self.peers.refresh(&self.held.segment);
-        self.now = self.held.fdb.now();
-        self.fresh = true;
+        self.now = None;
+        self.last.0 = NO_MAC;
+        self.refreshed = self.burst;
+    }
+
+    /// Ticks of the forwarding database.
+    fn now(&mut self) -> u64 {
+        *self.now.get_or_insert_with(|| self.held.fdb.now())
     }
 
     /// Unicast by the peers page, then by what was learned, then to all.
-    fn target(&self, to: u64) -> Target {
+    fn target(&mut self, to: u64) -> Target {
         if is_group(to) {
             return Target::Everyone;
         }
         match self.peers.owner(to) {
-            Owner::One(slot) => Target::One(slot),
+            Owner::One(slot) => {
+                self.last = (to, slot);
+                Target::One(slot)
+            }
             // Let them all hear.
             Owner::Several => Target::Everyone,
             Owner::Nobody if to == self.held.mac_number => Target::Nobody,
-            Owner::Nobody => match self.held.fdb.lookup(to, self.now) {
-                Some(slot) if slot == self.held.slot => Target::Nobody,
-                Some(slot) if self.peers.used().contains(slot) => Target::One(slot),
-                _ => Target::Everyone,
-            },
+            Owner::Nobody => {
+                let now = self.now();
+                match self.held.fdb.lookup(to, now) {
+                    Some(slot) if slot == self.held.slot => Target::Nobody,
+                    Some(slot) if self.peers.used().contains(slot) => Target::One(slot),
+                    _ => Target::Everyone,
+                }
+            }
         }
     }
 
@@ -183,7 +212,7 @@ impl PortTx {
             for other in others.iter() {
                 match self.write(other, header, needs, frame) {
                     Ok(()) => {}
-                    Err(TxDrop::RingFull) if self.bury(other) => self.fresh = false,
+                    Err(TxDrop::RingFull) if self.bury(other) => self.refreshed = 0,
                     Err(TxDrop::RingFull) => self.count_drop(TxDrop::CopyFull),
                     Err(reason) => self.count_drop(reason),
                 }
@@ -200,76 +229,85 @@ impl PortTx {
         needs: Offloads,
         frame: &Gather<'_>,
     ) -> Result<(), TxDrop> {
-        let segment = &self.held.segment;
-        let record = segment.geometry().slot(slot.get());
-        let word = |at| {
-            segment
-                .control()
-                .word32(record + at)
-                .load(Ordering::Acquire)
-        };
-        let takes = Offloads::from_bits(word(rec::OFFLOADS));
-        let generation = segment
-            .control()
-            .word64(record + rec::GENERATION)
-            .load(Ordering::Acquire);
         let refused = |refused| match refused {
             Refused::Full => TxDrop::RingFull,
             Refused::NoMemory => TxDrop::NoMemory,
         };
+        let segment = &self.held.segment;
+        if self.log.is_unpublished() {
+            // What was sent before must not be seen after.
+            self.log.publish(segment);
+        }
+        let peer = match &mut self.rings[slot.get()] {
+            Some(peer) if peer.burst == self.burst => peer,
+            _ => {
+                self.look_up(slot).map_err(refused)?;
+                match &mut self.rings[slot.get()] {
+                    Some(peer) => peer,
+                    None => return Err(TxDrop::NoMemory),
+                }
+            }
+        };
+        let segment = &self.held.segment;
+        let sequence = self.sequence;
+        self.sequence += 1;
+        if peer.takes.contains(needs) {
+            return peer
+                .ring
+                .write(segment, sequence, header, frame)
+                .map_err(refused);
+        }
+        self.finished
+            .finish(header, frame)
+            .map_err(|_| TxDrop::Malformed)?;
+        // All of them or none: half a segment is worth nothing.
+        let lengths = self.finished.frames().map(<[u8]>::len);
+        peer.ring.reserve(segment, lengths).map_err(refused)?;
+        for packet in self.finished.frames() {
+            let part = [SharedBytes::from(packet)];
+            let packet = Gather::new(&part);
+            peer.ring
+                .write(segment, sequence, &VnetHeader::default(), &packet)
+                .map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Looks up what we go by for the rest of a burst in which something is sent to `slot`.
+    fn look_up(&mut self, slot: SlotIndex) -> Result<(), Refused> {
+        let segment = &self.held.segment;
+        let (control, record) = (segment.control(), segment.geometry().slot(slot.get()));
+        let generation = control.word64(record + rec::GENERATION);
+        let generation = generation.load(Ordering::Acquire);
         let place = &mut self.rings[slot.get()];
         let peer = match place {
             Some(peer) => peer,
             None => place.insert(Box::new(Peer {
-                ring: RingWriter::open(segment, self.held.slot, slot).map_err(refused)?,
+                ring: RingWriter::open(segment, self.held.slot, slot)?,
+                burst: 0,
                 generation,
+                takes: Offloads::NONE,
                 asked_alive: Instant::now(),
             })),
         };
+        let takes = control.word32(record + rec::OFFLOADS);
+        peer.takes = Offloads::from_bits(takes.load(Ordering::Acquire));
+        peer.burst = self.burst;
         if peer.generation != generation {
             // What stood behind the holder before need not stand behind this one.
             peer.generation = generation;
-            self.held.fdb.forget(Some(slot), self.now);
+            self.held.fdb.forget(Some(slot), self.held.fdb.now());
         }
         // Whatever comes of it, there may be something its reader is to see.
         self.dirty.insert(slot);
         self.any_dirty = true;
-        let sequence = self.sequence;
-        self.sequence += 1;
-        if takes.contains(needs) {
-            peer.ring
-                .write(segment, sequence, header, frame)
-                .map_err(refused)?;
-        } else {
-            self.finished
-                .finish(header, frame)
-                .map_err(|_| TxDrop::Malformed)?;
-            // All of them or none: half a segment is worth nothing.
-            if !peer
-                .ring
-                .has_room(segment, self.finished.frames().map(<[u8]>::len))
-            {
-                return Err(TxDrop::RingFull);
-            }
-            for packet in self.finished.frames() {
-                let part = [SharedBytes::from(packet)];
-                peer.ring
-                    .write(
-                        segment,
-                        sequence,
-                        &VnetHeader::default(),
-                        &Gather::new(&part),
-                    )
-                    .map_err(refused)?;
-            }
-        }
         Ok(())
     }
 
     /// Writes a frame to the log: whole packets with whole checksums, whoever listens.
     fn flood(&mut self, header: &VnetHeader, needs: Offloads, frame: &Gather<'_>) -> Sent {
-        // The log shows frames at once; what was sent before must not come after.
-        self.publish();
+        // What was sent before must not be seen after.
+        self.publish_rings();
         let segment = &self.held.segment;
         let mut write = |header: &VnetHeader, frame: &Gather<'_>| {
             let sequence = self.sequence;
@@ -292,11 +330,8 @@ impl PortTx {
         if result.is_err() {
             return self.drop(TxDrop::NoMemory);
         }
+        self.untold.insert_all(self.peers.used());
         self.counters.count(frame.len());
-        for slot in self.peers.used().iter() {
-            let record = segment.geometry().slot(slot.get());
-            doorbell::ring(segment.control(), record, self.held.slot);
-        }
         Sent::Done
     }
 
@@ -326,26 +361,37 @@ impl PortTx {
         self.count_drop(TxDrop::RingFull);
     }
 
-    fn publish(&mut self) {
+    /// Lets receivers see what is in their rings.
+    fn publish_rings(&mut self) {
         if !std::mem::take(&mut self.any_dirty) {
             return;
         }
         let segment = &self.held.segment;
         for slot in std::mem::take(&mut self.dirty).iter() {
-            let Some(peer) = &mut self.rings[slot.get()] else {
-                continue;
-            };
-            if peer.ring.publish(segment) {
-                let record = segment.geometry().slot(slot.get());
-                doorbell::ring(segment.control(), record, self.held.slot);
+            if let Some(peer) = &mut self.rings[slot.get()] {
+                // To be looked up, and be dirty, again before more is written.
+                peer.burst = 0;
+                if peer.ring.publish(segment) {
+                    self.untold.insert(slot);
+                }
             }
         }
     }
 
     /// Ends a burst: receivers see what was sent, and are woken if they sleep.
     pub fn flush(&mut self) {
-        self.publish();
-        self.fresh = false;
+        self.publish_rings();
+        let segment = &self.held.segment;
+        if self.log.is_unpublished() {
+            self.log.publish(segment);
+        }
+        if !self.untold.is_empty() {
+            let record = |slot: SlotIndex| segment.geometry().slot(slot.get());
+            let records = self.untold.iter().map(record);
+            doorbell::ring(segment.control(), records, self.held.slot);
+            self.untold = SlotSet::new();
+        }
+        self.burst += 1;
         let record = self.held.record();
         self.counters.show(self.held.control(), record + rec::SENT);
     }
