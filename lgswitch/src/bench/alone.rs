@@ -1,100 +1,239 @@
-//! What one process finds out alone: the cost of sending, of being many, and of waiting.
+//! What one process finds out alone: the cost of a frame, of being many, and of waiting.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use nix::sys::resource::{UsageWho, getrusage};
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use pnet_base::MacAddr;
+use serde::{Deserialize, Serialize};
 
-use super::{BURST, Measured};
+use super::crew::Name;
+use super::{BURST, Buffers, median};
 use crate::frame::{Gather, VnetHeader};
-use crate::port::{Caller, Port, PortOptions, Verdict};
-use crate::segment::Segment;
+use crate::port::{Caller, Port, PortOptions, PortRx, PortTx, Sent, Verdict};
+use crate::segment::{CreateOptions, Segment};
 
+/// Bytes of a frame.
 const FRAME: usize = 64;
+/// Bursts sent before what came is taken, so that looking at the clock costs nothing; the ring and
+/// the log have room for more.
+const BURSTS: usize = 16;
+/// Ports of a large segment.
+const MANY: usize = 64;
+/// Ports that hear a broadcast.
+const HEARERS: usize = 16;
 
-/// Copies `size` bytes twice, out of one private buffer into another and out of that into a third: what
-/// no transport that copies twice can be faster than.
-pub fn memcpy(size: usize, seconds: f64) -> Measured {
-    let buffers = super::BUFFERS;
-    let mut memory = [(); 3].map(|()| vec![1u8; size * buffers]);
-    let start = Instant::now();
-    let mut count = 0;
-    while start.elapsed().as_secs_f64() < seconds {
-        let [a, b, c] = &mut memory;
-        for i in (0..buffers).map(|i| i * size) {
-            b[i..i + size].copy_from_slice(std::hint::black_box(&a[i..i + size]));
-            c[i..i + size].copy_from_slice(std::hint::black_box(&b[i..i + size]));
+/// What can be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Question {
+    /// What a frame costs, for so many seconds.
+    Frames {
+        /// Folder for segments.
+        folder: PathBuf,
+        /// How long to look.
+        seconds: f64,
+    },
+    /// What waiting costs.
+    Idle {
+        /// Folder for segments.
+        folder: PathBuf,
+        /// How long to look.
+        seconds: f64,
+    },
+    /// What memory a segment takes.
+    Memory {
+        /// Folder for segments.
+        folder: PathBuf,
+    },
+}
+
+/// A cost, and what it is held against.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cost {
+    /// Of what.
+    pub what: String,
+    /// How much.
+    pub value: f64,
+    /// Of which unit.
+    pub unit: String,
+    /// Times as much as its bound, in the same turn.
+    pub ratio: Option<f64>,
+    /// The bound.
+    pub bound: String,
+}
+
+impl Cost {
+    fn new(what: &str, value: f64, unit: &str) -> Self {
+        Self {
+            what: what.to_owned(),
+            value,
+            unit: unit.to_owned(),
+            ratio: None,
+            bound: String::new(),
         }
-        count += buffers as u64;
     }
-    Measured {
-        count,
-        bytes: count * size as u64,
-        seconds: start.elapsed().as_secs_f64(),
-        ..Measured::default()
+
+    fn over(mut self, ratio: f64, bound: &str) -> Self {
+        (self.ratio, self.bound) = (Some(ratio), bound.to_owned());
+        self
     }
 }
 
-fn port(segment: &Arc<Segment>, n: usize) -> Result<Port> {
+/// Answers.
+pub fn answer(question: &Question) -> Result<Vec<Cost>> {
+    match question {
+        Question::Frames { folder, seconds } => frames(folder, *seconds),
+        Question::Idle { folder, seconds } => idle(folder, *seconds),
+        Question::Memory { folder } => memory(folder),
+    }
+}
+
+/// A segment, and ports on it. It has lost its name.
+fn segment(folder: &Path, ports: usize) -> Result<(Arc<Segment>, Vec<Port>)> {
+    let name = Name::new(folder, "alone");
+    let segment = Segment::create(&name.0, &CreateOptions::default())?;
+    let port = |n: usize| {
+        let options = PortOptions {
+            mac: Some(mac(n)),
+            name: format!("bench {n}"),
+            ..PortOptions::default()
+        };
+        Ok(segment.port(options)?)
+    };
+    let ports = (0..ports).map(port).collect::<Result<_>>()?;
+    Ok((segment, ports))
+}
+
+fn mac(n: usize) -> MacAddr {
     let [high, low] = (n as u16).to_be_bytes();
-    let mac = Some(MacAddr(2, 0, 0, 1, high, low));
-    let name = format!("bench {n}");
-    let options = PortOptions {
-        mac,
-        name,
-        ..PortOptions::default()
-    };
-    Ok(segment.port(options)?)
+    MacAddr(2, 0, 0, 1, high, low)
 }
 
-/// What sending costs the sender, a burst at a time, with `receivers` others who are up: to one of
-/// them, or to all. They take what comes between the timed bursts.
-pub fn sending(path: &Path, receivers: usize, broadcast: bool, seconds: f64) -> Result<Measured> {
-    let segment = Segment::open(path)?;
-    let (mut tx, _rx) = port(&segment, 0)?.split();
-    let others = (1..=receivers).map(|n| Ok(port(&segment, n)?.split()));
-    let mut others = others.collect::<Result<Vec<_>>>()?;
-    let to = match broadcast {
-        true => MacAddr::broadcast(),
-        false => MacAddr(2, 0, 0, 1, 0, 1),
-    };
-    let mut frame = [0; FRAME];
-    frame[..6].copy_from_slice(&to.octets());
-    frame[6..12].copy_from_slice(&[2, 0, 0, 1, 0, 0]);
-    let parts = [frame.as_slice().into()];
-    let gather = Gather::new(&parts);
-    let start = Instant::now();
-    let mut result = Measured::default();
-    let mut spent = Duration::ZERO;
-    while start.elapsed().as_secs_f64() < seconds {
-        let burst = Instant::now();
-        for _ in 0..BURST {
-            tx.send(&VnetHeader::default(), &gather);
+/// A sender, and all who may receive.
+struct Lan {
+    tx: PortTx,
+    others: Vec<PortRx>,
+    to: MacAddr,
+    buffers: Buffers,
+}
+
+/// Nanoseconds a frame sent.
+#[derive(Debug, Clone, Copy)]
+struct Spent {
+    sending: f64,
+    /// By one receiver.
+    receiving: f64,
+}
+
+impl Lan {
+    fn new(folder: &Path, ports: usize, to: MacAddr) -> Result<Self> {
+        let (_segment, ports) = segment(folder, ports)?;
+        let mut ports = ports.into_iter().map(Port::split);
+        let Some((tx, _)) = ports.next() else {
+            bail!("A segment without ports");
+        };
+        let mut buffers = Buffers::new(FRAME);
+        for _ in 0..buffers.count() {
+            let frame = buffers.next(FRAME);
+            frame[..6].copy_from_slice(&to.octets());
+            frame[6..12].copy_from_slice(&mac(0).octets());
         }
-        tx.flush();
-        spent += burst.elapsed();
-        result.count += BURST as u64;
-        for (_, rx) in &mut others {
-            while rx.recv(BURST, |_| Verdict::Taken) > 0 {}
-        }
+        Ok(Self {
+            tx,
+            // A port is there as long as one of its halves is.
+            others: ports.map(|(_, rx)| rx).collect(),
+            to,
+            buffers,
+        })
     }
-    result.seconds = spent.as_secs_f64();
-    Ok(result)
+
+    /// Sends and receives once.
+    fn turn(&mut self) -> Result<Spent> {
+        let start = Instant::now();
+        for _ in 0..BURSTS {
+            for _ in 0..BURST {
+                let parts = [(&*self.buffers.next(FRAME)).into()];
+                let sent = self.tx.send(&VnetHeader::default(), &Gather::new(&parts));
+                if sent != Sent::Done {
+                    bail!("A frame to {} was not sent: {sent:?}", self.to);
+                }
+            }
+            self.tx.flush();
+        }
+        let sending = start.elapsed();
+        // Private memory to copy to, as everywhere.
+        let buffers = &mut self.buffers;
+        let mut spare = [0; FRAME];
+        let mut receiving = Duration::ZERO;
+        let mut hearers = 0;
+        for rx in &mut self.others {
+            let start = Instant::now();
+            let mut taken = 0;
+            loop {
+                match rx.recv(BURST, |frame| {
+                    frame.bytes.copy_to(&mut spare);
+                    Verdict::Taken
+                }) {
+                    0 => break,
+                    n => taken += n,
+                }
+            }
+            if taken > 0 {
+                receiving += start.elapsed();
+                hearers += 1;
+            }
+        }
+        std::hint::black_box((spare, buffers.count()));
+        let frames = (BURST * BURSTS) as f64;
+        Ok(Spent {
+            sending: sending.as_nanos() as f64 / frames,
+            receiving: receiving.as_nanos() as f64 / frames / f64::from(hearers.max(1)),
+        })
+    }
 }
 
-/// Processor time that `ports` waiting ports take, as a share of one processor.
-pub fn idle(path: &Path, ports: usize, seconds: f64) -> Result<f64> {
-    let segment = Segment::open(path)?;
+/// Four segments take turns, so that whatever slows this processor for a while slows all of them.
+fn frames(folder: &Path, seconds: f64) -> Result<Vec<Cost>> {
+    let mut lans = [
+        Lan::new(folder, 2, mac(1))?,
+        Lan::new(folder, MANY, mac(MANY - 1))?,
+        Lan::new(folder, 1 + HEARERS, mac(HEARERS))?,
+        Lan::new(folder, 1 + HEARERS, MacAddr::broadcast())?,
+    ];
+    let start = Instant::now();
+    let mut turns = Vec::new();
+    while start.elapsed().as_secs_f64() < seconds || turns.is_empty() {
+        let [a, b, c, d] = &mut lans;
+        turns.push([a.turn()?, b.turn()?, c.turn()?, d.turn()?]);
+    }
+    let over = |f: &dyn Fn(&[Spent; 4]) -> f64| median(turns.iter().map(f));
+    let ratio = |a: usize, b: usize, f: &dyn Fn(&Spent) -> f64| over(&|t| f(&t[a]) / f(&t[b]));
+    let sending = |s: &Spent| s.sending;
+    let both = |s: &Spent| s.sending + s.receiving;
+    let ns = |what: &str, lan: usize, f: &dyn Fn(&Spent) -> f64| {
+        Cost::new(what, over(&|t| f(&t[lan])), "ns a frame")
+    };
+    Ok(vec![
+        ns("send, of 2 ports", 0, &sending),
+        ns("send and receive, of 2 ports", 0, &both),
+        ns("send and receive, of 64 ports", 1, &both).over(ratio(1, 0, &both), "of 2 ports"),
+        ns("send to one of 16", 2, &sending),
+        ns("send to all 16", 3, &sending).over(ratio(3, 2, &sending), "to one of 16"),
+    ])
+}
+
+/// Processor time and wake-ups of ports that wait.
+fn idle(folder: &Path, seconds: f64) -> Result<Vec<Cost>> {
+    let (_segment, ports) = segment(folder, MANY)?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut callers: Vec<Caller> = Vec::new();
     let mut threads = Vec::new();
-    for n in 0..ports {
-        let (_tx, mut rx) = port(&segment, n)?.split();
+    for port in ports {
+        let (_tx, mut rx) = port.split();
         callers.push(rx.caller());
         let stop = Arc::clone(&stop);
         threads.push(std::thread::spawn(move || {
@@ -106,20 +245,67 @@ pub fn idle(path: &Path, ports: usize, seconds: f64) -> Result<f64> {
     }
     // Let them all fall asleep.
     std::thread::sleep(Duration::from_millis(200));
-    let (before, start) = (processor_time()?, Instant::now());
+    let (before, start) = (usage()?, Instant::now());
     std::thread::sleep(Duration::from_secs_f64(seconds));
-    let share = (processor_time()? - before) / start.elapsed().as_secs_f64();
+    let (after, elapsed) = (usage()?, start.elapsed().as_secs_f64());
     stop.store(true, Ordering::SeqCst);
     callers.iter().for_each(Caller::call);
     for thread in threads {
         let _ = thread.join();
     }
-    Ok(share)
+    let share = (processor_time(&after) - processor_time(&before)) / elapsed;
+    let slept = (after.voluntary_context_switches() - before.voluntary_context_switches()) as f64;
+    Ok(vec![
+        Cost::new("64 idle ports", share * 100.0, "% of a processor"),
+        Cost::new(
+            "64 idle ports, wake-ups of each",
+            slept / elapsed / MANY as f64,
+            "a second",
+        ),
+    ])
 }
 
-/// Seconds of processor time this process has used.
-fn processor_time() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).context("Can't read our own usage")?;
+fn usage() -> Result<Usage> {
+    getrusage(UsageWho::RUSAGE_SELF).context("Can't read our own usage")
+}
+
+/// Seconds of processor time.
+fn processor_time(usage: &Usage) -> f64 {
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-    Ok(micros as f64 / 1e6)
+    micros as f64 / 1e6
+}
+
+/// Memory of a segment after two of its ports have filled their rings with each other's frames.
+fn memory(folder: &Path) -> Result<Vec<Cost>> {
+    let (segment, mut ports) = segment(folder, MANY)?;
+    let empty = segment.allocated_bytes();
+    let two: Vec<_> = ports.drain(..2).map(Port::split).collect();
+    let [(mut tx0, mut rx0), (mut tx1, mut rx1)] =
+        <[_; 2]>::try_from(two).map_err(|_| anyhow::anyhow!("A segment without ports"))?;
+    let mut frame = [0; 1500];
+    // Round the ring, and once more.
+    let bursts = 2 * segment.geometry().ring_bytes() as usize / (BURST * frame.len());
+    for _ in 0..=bursts {
+        for (tx, rx, from, to) in [(&mut tx0, &mut rx1, 0, 1), (&mut tx1, &mut rx0, 1, 0)] {
+            frame[..6].copy_from_slice(&mac(to).octets());
+            frame[6..12].copy_from_slice(&mac(from).octets());
+            for _ in 0..BURST {
+                let parts = [frame.as_slice().into()];
+                if tx.send(&VnetHeader::default(), &Gather::new(&parts)) != Sent::Done {
+                    bail!("A frame was not sent");
+                }
+            }
+            tx.flush();
+            while rx.recv(BURST, |_| Verdict::Taken) > 0 {}
+        }
+    }
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    Ok(vec![
+        Cost::new("64 ports that are silent", mib(empty), "MiB"),
+        Cost::new(
+            "64 ports, 2 of which talk",
+            mib(segment.allocated_bytes()),
+            "MiB",
+        ),
+    ])
 }

@@ -37,7 +37,7 @@ pub enum Command {
     Capture(capture::CaptureCommand),
     /// Put a VMM's network card or a tap of the host on a sharenet
     Plug(plug::PlugCommand),
-    /// Measure a fresh segment between two processes
+    /// Measure a fresh segment between processes
     Bench(bench::BenchCommand),
     #[command(hide = true)]
     BenchChild(bench::ChildCommand),
