@@ -220,14 +220,25 @@ impl<'a> Gather<'a> {
         done
     }
 
-    /// Its Ethernet header, if it is that long.
+    /// Its destination's and its source's address as numbers (see [`crate::peers::number`]), if it has
+    /// an Ethernet header.
     #[inline]
-    pub fn ethernet(&self) -> Option<[u8; ETHERNET_HEADER]> {
-        match self.parts.first()?.array(0) {
-            Some(header) => Some(header),
-            None => {
+    pub fn addresses(&self) -> Option<(u64, u64)> {
+        let first = *self.parts.first()?;
+        // Each address and two bytes more.
+        let number = |bytes: &SharedBytes<'_>, at| {
+            let bytes = bytes.array(at)?;
+            Some(u64::from_be_bytes(bytes) >> 16)
+        };
+        match (number(&first, 0), number(&first, 6)) {
+            (Some(to), Some(from)) => Some((to, from)),
+            _ => {
                 let mut header = [0; ETHERNET_HEADER];
-                (self.peek(&mut header) == ETHERNET_HEADER).then_some(header)
+                if self.peek(&mut header) < ETHERNET_HEADER {
+                    return None;
+                }
+                let header = SharedBytes::from(&header[..]);
+                Some((number(&header, 0)?, number(&header, 6)?))
             }
         }
     }

@@ -78,16 +78,22 @@ impl Mapping {
     }
 
     /// The address of `len` bytes at `offset`, if they are inside and `align` divides the place.
-    #[inline]
+    #[inline(always)]
     fn at(&self, offset: u64, len: usize, align: usize) -> *mut u8 {
-        let offset = offset as usize;
-        assert!(
-            offset <= self.len && len <= self.len - offset && offset.is_multiple_of(align),
+        let at = offset as usize;
+        if at > self.len || len > self.len - at || !at.is_multiple_of(align) {
+            self.outside(offset, len);
+        }
+        // SAFETY: just checked to be inside.
+        unsafe { self.start.as_ptr().add(at) }
+    }
+
+    #[cold]
+    fn outside(&self, offset: u64, len: usize) -> ! {
+        panic!(
             "offset {offset} + {len} outside a mapping of {} bytes: a bug in this program",
             self.len
         );
-        // SAFETY: just checked to be inside.
-        unsafe { self.start.as_ptr().add(offset) }
     }
 
     /// The byte at `offset`.

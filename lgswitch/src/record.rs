@@ -141,7 +141,8 @@ pub fn read(map: &Mapping, position: u64, published: u64) -> Found<'_> {
     if !plausible || size(len) > left.min(capacity - at) {
         return Found::Garbage;
     }
-    let [sequence, low, high] = [1, 2, 3].map(|i: usize| head[i].load(Ordering::Relaxed));
+    let word = |i: usize| head[i].load(Ordering::Relaxed);
+    let (sequence, low, high) = (word(1), word(2), word(3));
     Found::Frame(Record {
         sequence,
         count: (high >> 32) as u32,

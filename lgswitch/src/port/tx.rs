@@ -112,7 +112,7 @@ impl PortTx {
     /// Sends a frame: to the ring of its destination, or to everyone. Receivers see it after the
     /// next [`flush`](Self::flush).
     pub fn send(&mut self, header: &VnetHeader, frame: &Gather<'_>) -> Sent {
-        let (Some(ethernet), Some(needs)) = (frame.ethernet(), header.needs()) else {
+        let (Some((to, from)), Some(needs)) = (frame.addresses(), header.needs()) else {
             return self.drop(TxDrop::Malformed);
         };
         let limit = match header.gso_type {
@@ -122,9 +122,6 @@ impl PortTx {
         if frame.len() > limit {
             return self.drop(TxDrop::TooBig);
         }
-        let number =
-            |at: usize| u64::from_be_bytes(std::array::from_fn(|i| ethernet[at + i])) >> 16;
-        let (to, from) = (number(0), number(6));
         if self.refreshed != self.burst {
             self.refresh();
         }
