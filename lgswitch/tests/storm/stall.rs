@@ -53,15 +53,6 @@ impl Operations {
         result
     }
 
-    /// These and `other`'s.
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            longest: self.longest.max(other.longest),
-            longest_by_clock: self.longest_by_clock.max(other.longest_by_clock),
-            waited: self.waited + other.waited,
-        }
-    }
-
     /// The claim.
     pub fn assert_no_stall(&self, whose: &str) {
         assert!(self.longest < STALL, "{whose} stalled: {self:?}");

@@ -1,4 +1,19 @@
-//! Killed at the n-th store, for every n.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
+//! Killed at the n-th store to shared memory, for every n there is: the survivor goes on, and the
+//! slot works again for whoever takes it next.
+//!
+//! ```text
+//! cargo test -p lgswitch --features failpoints --test every_store
+//! ```
+//!
+//! The process that dies is this binary, told by its environment what to be. [`storm`](../storm.rs) is the
+//! same for moments that nobody chose.
+
+#[allow(dead_code, reason = "the storm uses all of it")]
+#[path = "storm/signed.rs"]
+mod signed;
+#[path = "storm/stall.rs"]
+mod stall;
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -12,16 +27,30 @@ use lgswitch::{
     CreateOptions, Gather, MacAddr, PortOptions, PortRx, PortTx, Segment, SlotIndex, VnetHeader,
 };
 
-use super::ROLE;
-use super::actor::SEGMENT;
-use super::signed::{BROADCAST, Signed, mac};
-use super::stall::Operations;
+use libtest_mimic::{Arguments, Trial};
+use signed::{BROADCAST, Signed, mac};
+use stall::Operations;
 
-/// For the mortal: its last store.
-const LAST: &str = "STORM_LAST_STORE";
+/// In the mortal's environment: the segment, and its last store.
+const SEGMENT: &str = "MORTAL_SEGMENT";
+const LAST: &str = "MORTAL_LAST_STORE";
 /// The survivor's address and the mortal's.
 const SURVIVOR: u8 = 0;
 const MORTAL: u8 = 1;
+
+fn main() {
+    if let Some(segment) = std::env::var_os(SEGMENT) {
+        return live_and_die(&PathBuf::from(segment));
+    }
+    let claim = Trial::test(
+        "whatever_store_a_process_is_killed_at_the_others_go_on_and_its_slot_works_again",
+        || {
+            every_store();
+            Ok(())
+        },
+    );
+    libtest_mimic::run(&Arguments::from_args(), vec![claim]).exit();
+}
 
 fn join(segment: &Arc<Segment>, index: u8) -> (PortTx, PortRx) {
     let options = PortOptions {
@@ -79,9 +108,8 @@ fn hear_until(rx: &mut PortRx, last: u64) -> Vec<u64> {
 }
 
 /// The life that is cut short: join, send to one and to all, hear the answer, leave.
-pub fn live_and_die() {
-    let segment = PathBuf::from(std::env::var_os(SEGMENT).unwrap());
-    let segment = Segment::open(&segment).unwrap();
+fn live_and_die(segment: &Path) {
+    let segment = Segment::open(segment).unwrap();
     die_at_store(std::env::var(LAST).unwrap().parse().unwrap());
     let (mut tx, mut rx) = join(&segment, MORTAL);
     send(&mut tx, mac(SURVIVOR), 1);
@@ -97,7 +125,6 @@ fn cut_short(
     last: u64,
 ) -> (ExitStatus, Vec<u64>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .env(ROLE, "mortal")
         .env(SEGMENT, segment)
         .env(LAST, last.to_string())
         .spawn()
@@ -120,7 +147,7 @@ fn cut_short(
 }
 
 /// The test. One segment and one survivor see all the deaths.
-pub fn every_store() {
+fn every_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stores");
     let segment = Segment::create(&path, &CreateOptions::default()).unwrap();
