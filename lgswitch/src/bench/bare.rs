@@ -1,10 +1,16 @@
 //! What this machine can do at best: the least that carries frames between two processes.
 //!
 //! The bare ring copies each frame in and out, as a segment does; it knows no peers, learns nothing,
-//! counts nothing, trusts its other side, and never sleeps. It is made to be hard to beat: lengths
-//! stand apart from the bytes, sixteen to a cache line, so that a frame of 64 bytes is one line and a
-//! reader's loads do not wait for each other; each side keeps the other's position in private
-//! memory until it runs out; and both publish once a burst.
+//! counts nothing, trusts its other side, and never sleeps. It is made to be hard to beat:
+//!
+//! * Lengths stand apart from the bytes, sixteen to a cache line, so that a frame of 64 bytes is one
+//!   line and a reader's loads do not wait for each other.
+//! * Each side keeps the other's position in private memory until it runs out, asks for room once a
+//!   burst, and publishes once a burst.
+//! * Nothing else is stored between the lines of a burst. A processor retires stores in order, so one
+//!   that hits its cache (a spilled register, a return address) holds up the fetching of lines behind
+//!   it: small frames are copied a line at a time in registers, and no function is called. That alone
+//!   is worth a factor of 1.7.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,18 +18,21 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::arena::{Arena, RING, RING_BYTES};
-use super::{BURST, Buffers, Measured, Patience, Timer};
+use super::{Buffers, Measured, Patience, Timer, burst};
 
 /// Bytes of a length.
 const LENGTH: u64 = 4;
-/// Room for the bytes of frames; the lengths have the rest of what a sharenet's ring takes, which
-/// is enough for as many frames as there are cache lines.
+/// Lengths there is room for: as many as frames of a cache line.
+const LENGTHS: u64 = RING_BYTES / LINE as u64;
+/// Room for the bytes of frames: what lengths leave of what a sharenet's ring takes.
 const DATA_BYTES: u64 = RING_BYTES - LENGTHS * LENGTH;
-/// Lengths there is room for.
-const LENGTHS: u64 = RING_BYTES / 64;
 const DATA: u64 = RING + LENGTHS * LENGTH;
 /// A frame of this length ends the measurement.
 const LAST: u32 = 0;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Frames up to this are copied line by line, longer ones by `memcpy`, which then is faster.
+const SHORT: usize = 2 * LINE;
 
 /// Where one side is: frames, and bytes of data since the beginning. Both count alike.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,7 +52,7 @@ impl Position {
     /// not fit at the end is at the start.
     #[inline]
     fn advance(&mut self, len: usize) -> u64 {
-        let size = (len as u64).next_multiple_of(64);
+        let size = len.next_multiple_of(LINE) as u64;
         let to_end = DATA_BYTES - self.bytes % DATA_BYTES;
         if size > to_end {
             self.bytes += to_end;
@@ -63,37 +72,52 @@ pub struct Writer {
 }
 
 impl Writer {
-    #[inline]
-    fn write(&mut self, arena: &Arena, frame: &[u8]) -> Result<()> {
-        let length = self.position.length();
-        let mut after = self.position;
-        let at = after.advance(frame.len());
-        if after.bytes - self.tail > DATA_BYTES {
-            self.await_room(arena, after.bytes)?;
+    /// Writes `count` frames of `len` bytes, and lets the reader see them.
+    #[inline(never)]
+    fn write(
+        &mut self,
+        arena: &Arena,
+        buffers: &mut Buffers,
+        len: usize,
+        count: usize,
+    ) -> Result<()> {
+        let mut end = self.position;
+        for _ in 0..count {
+            end.advance(len);
+        }
+        if end.bytes - self.tail > DATA_BYTES {
+            self.await_room(arena, end.bytes)?;
         }
         let map = arena.map();
-        map.word32(length)
-            .store(frame.len() as u32, Ordering::Relaxed);
-        map.write(at, frame);
-        self.position = after;
+        let mut position = self.position;
+        for _ in 0..count {
+            let length = map.word32(position.length());
+            length.store(len as u32, Ordering::Relaxed);
+            let at = position.advance(len);
+            if len <= SHORT {
+                let lines = buffers.next(len.next_multiple_of(LINE)).as_chunks::<LINE>();
+                for (at, line) in (at..).step_by(LINE).zip(lines.0) {
+                    map.write(at, line);
+                }
+            } else {
+                map.write(at, buffers.next(len));
+            }
+        }
+        self.position = position;
+        arena.head().store(position.frames, Ordering::Release);
         Ok(())
     }
 
     #[cold]
     fn await_room(&mut self, arena: &Arena, end: u64) -> Result<()> {
         let mut patience = Patience::new();
-        self.tail = arena.tail().load(Ordering::Acquire);
-        while end - self.tail > DATA_BYTES {
-            self.publish(arena);
-            patience.poll()?;
+        loop {
             self.tail = arena.tail().load(Ordering::Acquire);
+            if end - self.tail <= DATA_BYTES {
+                return Ok(());
+            }
+            patience.poll()?;
         }
-        Ok(())
-    }
-
-    #[inline]
-    fn publish(&self, arena: &Arena) {
-        arena.head().store(self.position.frames, Ordering::Release);
     }
 
     /// Writes bursts for the time given.
@@ -105,19 +129,16 @@ impl Writer {
         ready: impl FnOnce() -> Result<()>,
     ) -> Result<Measured> {
         let mut buffers = Buffers::new(size);
+        let burst = burst(size);
         ready()?;
         let mut timer = Timer::new(seconds, size);
         loop {
-            for _ in 0..BURST {
-                self.write(arena, buffers.next(size))?;
-            }
-            self.publish(arena);
+            self.write(arena, &mut buffers, size, burst)?;
             if timer.is_over() {
                 break;
             }
         }
-        self.write(arena, &[])?;
-        self.publish(arena);
+        self.write(arena, &mut buffers, LAST as usize, 1)?;
         Ok(Measured::default())
     }
 }
@@ -130,6 +151,33 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Reads `count` frames that are there; gives their bytes, and whether one was the last.
+    #[inline(never)]
+    fn read(&mut self, arena: &Arena, buffers: &mut Buffers, count: u64) -> (u64, bool) {
+        let map = arena.map();
+        let mut position = self.position;
+        let (mut bytes, mut last) = (0, false);
+        for _ in 0..count {
+            let length = map.word32(position.length()).load(Ordering::Relaxed);
+            let len = length as usize;
+            let at = position.advance(len);
+            if len <= SHORT {
+                let buffer = buffers.next(len.next_multiple_of(LINE));
+                let lines = buffer.as_chunks_mut::<LINE>();
+                for (at, line) in (at..).step_by(LINE).zip(lines.0) {
+                    map.read(at, line);
+                }
+            } else {
+                map.read(at, buffers.next(len));
+            }
+            last |= length == LAST;
+            bytes += u64::from(length);
+        }
+        self.position = position;
+        arena.tail().store(position.bytes, Ordering::Release);
+        (bytes, last)
+    }
+
     /// Reads until the last.
     pub fn receive(
         &mut self,
@@ -137,8 +185,8 @@ impl Reader {
         size: usize,
         ready: impl FnOnce() -> Result<()>,
     ) -> Result<Measured> {
-        let map = arena.map();
         let mut buffers = Buffers::new(size);
+        let burst = burst(size) as u64;
         ready()?;
         let mut start = None;
         let mut result = Measured::default();
@@ -152,17 +200,10 @@ impl Reader {
                 }
             }
             let start = *start.get_or_insert_with(Instant::now);
-            let burst = (self.head - self.position.frames).min(BURST as u64);
-            let mut last = false;
-            for _ in 0..burst {
-                let length = map.word32(self.position.length()).load(Ordering::Relaxed);
-                let at = self.position.advance(length as usize);
-                last = length == LAST;
-                map.read(at, buffers.next(length as usize));
-                result.bytes += u64::from(length);
-            }
-            result.count += burst;
-            arena.tail().store(self.position.bytes, Ordering::Release);
+            let count = burst.min(self.head - self.position.frames);
+            let (bytes, last) = self.read(arena, &mut buffers, count);
+            result.count += count;
+            result.bytes += bytes;
             if last {
                 result.seconds = start.elapsed().as_secs_f64();
                 return Ok(result);

@@ -35,6 +35,14 @@ use serde::{Deserialize, Serialize};
 
 /// Frames in a burst.
 pub const BURST: usize = 32;
+/// Bytes in a burst: of large frames there are less, or a ring would be full and empty by turns.
+const BURST_BYTES: usize = 256 << 10;
+
+/// Frames of that size in a burst.
+fn burst(size: usize) -> usize {
+    (BURST_BYTES / size.max(1)).clamp(1, BURST)
+}
+
 /// Nothing heard for so long means that the other side is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -170,37 +178,48 @@ impl Timer {
 /// bare ring and of the plain copies have the same.
 struct Buffers {
     bytes: Vec<u8>,
+    /// The first byte that is at the start of a cache line.
+    first: usize,
     stride: usize,
     next: usize,
+    end: usize,
 }
 
 impl Buffers {
-    /// Frames in two bursts.
-    const MOST: usize = 2 * BURST;
+    /// Frames in two bursts, less one: two addresses that are the same in their last twelve bits get
+    /// into each other's way in a processor, and 64 frames of 64 bytes would keep in step with a ring
+    /// for ever, in whatever way they happened to lie.
+    const MOST: usize = 2 * BURST - 1;
     /// Bytes of all buffers.
     const BYTES: usize = 256 << 10;
+    /// Where buffers start, as in any pool.
+    const LINE: usize = 64;
 
     fn new(size: usize) -> Self {
-        let stride = size.next_multiple_of(64);
+        let stride = size.next_multiple_of(Self::LINE);
         let count = (Self::BYTES / stride).clamp(2, Self::MOST);
+        let bytes = vec![0x5a; stride * count + Self::LINE];
+        let first = bytes.as_ptr().align_offset(Self::LINE).min(Self::LINE);
         Self {
-            bytes: vec![0x5a; stride * count],
+            bytes,
+            first,
             stride,
-            next: 0,
+            next: first,
+            end: first + stride * count,
         }
     }
 
     fn count(&self) -> usize {
-        self.bytes.len() / self.stride
+        (self.end - self.first) / self.stride
     }
 
-    /// The next buffer, for a frame of `size` bytes.
+    /// The next buffer, for a frame of `size` bytes; at most what it was made for, up to a whole line.
     #[inline]
     fn next(&mut self, size: usize) -> &mut [u8] {
         let start = self.next;
         self.next += self.stride;
-        if self.next == self.bytes.len() {
-            self.next = 0;
+        if self.next == self.end {
+            self.next = self.first;
         }
         &mut self.bytes[start..start + size]
     }

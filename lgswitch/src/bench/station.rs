@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use pnet_base::MacAddr;
 
-use super::{BURST, Buffers, Measured, Patience, Timer};
+use super::{Buffers, Measured, Patience, Timer, burst};
 use crate::frame::{Gather, Offloads, VnetHeader};
 use crate::port::{PortOptions, PortRx, PortTx, Sent, Verdict};
 use crate::segment::Segment;
@@ -121,12 +121,13 @@ impl Station {
         for _ in 0..buffers.count() {
             self.fill(buffers.next(size), address, DATA);
         }
+        let burst = burst(size);
         let before = self.tx.counters().frames;
         ready()?;
         let start = Instant::now();
         let mut timer = Timer::new(seconds, size);
         loop {
-            for _ in 0..BURST {
+            for _ in 0..burst {
                 self.insist(&header, buffers.next(size))?;
             }
             self.tx.flush();
@@ -163,13 +164,14 @@ impl Station {
         let mut buffers = Buffers::new(size);
         let mut result = Measured::default();
         let mut from = [0u64; super::arena::MAX_PLAYERS];
+        let burst = burst(size);
         let (mut sent, mut done) = (0, 0);
         ready()?;
         let mut start = None;
         let mut patience = Patience::new();
         while done < senders {
             let mut last = 0;
-            let taken = self.rx.recv(BURST, |frame| {
+            let taken = self.rx.recv(burst, |frame| {
                 if frame.bytes.len() != size {
                     // Somebody else's.
                     return Verdict::Refused;
