@@ -21,6 +21,9 @@ loom::lazy_static! {
     static ref HOLDERS: [AtomicU32; BYTES] = std::array::from_fn(|_| AtomicU32::new(0));
 }
 
+/// Says of a holder that it is a guard.
+const GUARD: u32 = 1 << 31;
+
 fn name(file: &File) -> u32 {
     file.as_raw_fd() as u32 + 1
 }
@@ -42,17 +45,28 @@ pub fn try_lock(file: &File, bytes: Range<u64>) -> io::Result<bool> {
 
 /// Gives it back.
 pub fn unlock(file: &File, bytes: Range<u64>) -> io::Result<()> {
-    let _ = byte(bytes).compare_exchange(name(file), 0, Release, Relaxed);
+    let byte = byte(bytes);
+    for held in [name(file), GUARD | name(file)] {
+        let _ = byte.compare_exchange(held, 0, Release, Relaxed);
+    }
     Ok(())
+}
+
+/// Keeps a byte that nobody has from being taken. A model has one who does so.
+pub fn try_guard(file: &File, bytes: Range<u64>) -> io::Result<bool> {
+    let guarded = byte(bytes).compare_exchange(0, GUARD | name(file), AcqRel, Acquire);
+    Ok(guarded.is_ok())
 }
 
 /// Who else has it.
 pub fn holder(file: &File, at: u64) -> io::Result<Holder> {
     let holder = byte(at..at + 1).load(Acquire);
-    Ok(match holder == 0 || holder == name(file) {
-        true => Holder::Free,
-        false => Holder::Description,
-    })
+    Ok(
+        match holder == 0 || holder & GUARD != 0 || holder == name(file) {
+            true => Holder::Free,
+            false => Holder::Description,
+        },
+    )
 }
 
 /// Closes a file when dropped, perhaps because its process dies: all its locks go.

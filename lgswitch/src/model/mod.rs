@@ -2,7 +2,7 @@
 //! under every order in which its loads and stores may take effect.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg lgswitch_loom" cargo test --release -p lgswitch --lib --target-dir target/loom model::
+//! RUSTFLAGS="--cfg lgswitch_loom" cargo test --profile models -p lgswitch --lib --target-dir target/loom model::
 //! ```
 //!
 //! What is tried is the code that runs, not a copy of it. In this build three things that belong

@@ -25,6 +25,7 @@
 
 pub mod counters;
 mod rx;
+mod take;
 mod tx;
 
 use std::fs::File;
@@ -127,11 +128,11 @@ impl Held {
         state.store(rec::LIVE, Ordering::Release);
     }
 
-    /// Marks `slot` free if its holder is gone without having done so. Taking its lock for that moment is
-    /// what makes it safe: nobody else can be taking the slot.
+    /// Marks `slot` free if its holder is gone without having done so. Guarding its byte for that
+    /// moment is what makes it safe: nobody else can be taking the slot.
     pub(crate) fn bury_if_dead(&self, slot: SlotIndex) -> bool {
         let byte = slot.get() as u64;
-        if slot == self.slot || !matches!(lock::try_lock(&self.lock, byte..byte + 1), Ok(true)) {
+        if slot == self.slot || !matches!(lock::try_guard(&self.lock, byte..byte + 1), Ok(true)) {
             return false;
         }
         mark_free(&self.segment, slot);
@@ -228,7 +229,7 @@ impl Segment {
         offloads: Offloads,
     ) -> Result<Held, Error> {
         let lock = self.reopen()?;
-        let slot = take_slot(self, &lock, wanted)?;
+        let slot = take::slot(self, &lock, wanted)?;
         Ok(Held {
             segment: Arc::clone(self),
             slot,
@@ -283,53 +284,6 @@ impl Port {
         let high_water = control.word32(layout::HEADER_HIGH_WATER);
         high_water.fetch_max(self.slot().get() as u32 + 1, Ordering::AcqRel);
     }
-}
-
-/// Locks the slot asked for, or the first free one.
-fn take_slot(
-    segment: &Segment,
-    file: &File,
-    wanted: Option<SlotIndex>,
-) -> Result<SlotIndex, Error> {
-    let path = segment.path();
-    let slots = segment.slots();
-    let try_lock = |slot: usize| {
-        lock::try_lock(file, slot as u64..slot as u64 + 1).map_err(io_error("lock a slot of", path))
-    };
-    let gone_or = |error| match segment.has_name() {
-        true => error,
-        // Whoever removes a segment holds all its slots for that moment.
-        false => Error::Removed(path.to_owned()),
-    };
-    let range = match wanted {
-        Some(slot) if slot.get() >= slots => {
-            let path = path.to_owned();
-            return Err(Error::NoSuchSlot { path, slot, slots });
-        }
-        Some(slot) => slot.get()..slot.get() + 1,
-        None => 0..slots,
-    };
-    for slot in range {
-        if try_lock(slot)?
-            && let Some(slot) = SlotIndex::new(slot)
-        {
-            return match segment.has_name() {
-                true => Ok(slot),
-                false => Err(Error::Removed(path.to_owned())),
-            };
-        }
-    }
-    Err(gone_or(match wanted {
-        Some(slot) => Error::SlotHeld {
-            path: path.to_owned(),
-            slot,
-            pid: crate::report::holder_pid(segment, slot),
-        },
-        None => Error::Full {
-            path: path.to_owned(),
-            slots,
-        },
-    }))
 }
 
 /// Fills in the slot's record; tells its generation. Nobody sends to it before it is announced.

@@ -98,8 +98,8 @@ impl Segment {
         }
         let _admin = AdminLock::take(&file).map_err(io_error("lock", path))?;
         let all = 0..layout::MAX_SLOTS as u64;
-        // With every slot ours nobody can take one between the question and the removal.
-        let idle = lock::try_lock(&file, all.clone()).map_err(io_error("lock", path))?;
+        // With every slot guarded nobody can take one between the question and the removal.
+        let idle = lock::try_guard(&file, all.clone()).map_err(io_error("lock", path))?;
         if !idle && !force {
             let held = all
                 .filter(|&i| !matches!(lock::holder(&file, i), Ok(Holder::Free)))
