@@ -6,7 +6,8 @@
 //! * Lengths stand apart from the bytes, sixteen to a cache line, so that a frame of 64 bytes is one
 //!   line and a reader's loads do not wait for each other.
 //! * Each side keeps the other's position in private memory until it runs out, asks for room once a
-//!   burst, and publishes once a burst.
+//!   burst, and publishes once a burst; of large frames a burst is what makes 64 KiB, so that both
+//!   sides copy at the same time.
 //! * Nothing else is stored between the lines of a burst. A processor retires stores in order, so one
 //!   that hits its cache (a spilled register, a return address) holds up the fetching of lines behind
 //!   it: small frames are copied a line at a time in registers, and no function is called. That alone
@@ -18,7 +19,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::arena::{Arena, RING, RING_BYTES};
-use super::{Buffers, Measured, Patience, Timer, burst};
+use super::{BURST, Buffers, Measured, Patience, Timer};
 
 /// Bytes of a length.
 const LENGTH: u64 = 4;
@@ -33,6 +34,11 @@ const LAST: u32 = 0;
 const LINE: usize = 64;
 /// Frames up to this are copied line by line, longer ones by `memcpy`, which then is faster.
 const SHORT: usize = 2 * LINE;
+
+/// Frames of that size in a burst.
+fn burst(size: usize) -> usize {
+    ((64 << 10) / size.max(1)).clamp(1, BURST)
+}
 
 /// Where one side is: frames, and bytes of data since the beginning. Both count alike.
 #[derive(Debug, Clone, Copy, Default)]
