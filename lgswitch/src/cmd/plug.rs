@@ -32,6 +32,10 @@ pub struct PlugCommand {
     /// That slot and no other
     #[arg(long, value_name = "N")]
     slot: Option<SlotIndex>,
+    /// Pairs of queues a card offers; how many are used is the guest's to say
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=vhost_user::MAX_PAIRS as i64))]
+    queues: u8,
     /// A tap's address on the host; may be repeated
     #[arg(long, value_name = "IP/PREFIX")]
     address: Vec<InterfaceAddress>,
@@ -79,10 +83,18 @@ impl PlugCommand {
                 let socket = Socket::bind(&path)?;
                 let label = format!("{} on {}", path.display(), self.name);
                 let listener = socket.listener.try_clone()?;
-                let _service = vhost_user::serve_one_after_another(port, listener, &label)?;
+                let options = vhost_user::Options {
+                    again: true,
+                    pairs: self.queues.into(),
+                    ..vhost_user::Options::new(label)
+                };
+                let _service = vhost_user::serve(port, listener, options)?;
                 signals.wait(None)
             }
             What::Tap(name) => {
+                if self.queues > 1 {
+                    bail!("A tap has one pair of queues; several are a vhost-user card's");
+                }
                 let plan = TapPlan {
                     tap: TapOptions {
                         name,

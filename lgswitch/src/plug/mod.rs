@@ -2,8 +2,9 @@
 //!
 //! A plug joins a port's two halves to something that is not a sharenet: a guest's virtqueues, over
 //! vhost-user ([`vhost_user`]), or a tap of the host ([`tap`]). Each sends with the same
-//! [`patience`].
+//! [`patience`], and looks on for a moment before it sleeps ([`polling`]).
 
 pub mod patience;
+pub mod polling;
 pub mod tap;
 pub mod vhost_user;

@@ -11,50 +11,57 @@ use crate::frame::{Gather, VnetHeader};
 use crate::port::{PortTx, Sent};
 use crate::slot::SlotIndex;
 
-/// A frame waits in steps: short enough for a receiver that is only a little behind.
-const STEP: Duration = Duration::from_micros(50);
-const STEPS: u32 = 20;
+/// Between two tries: short enough for a receiver that is only a little behind.
+pub const STEP: Duration = Duration::from_micros(50);
+/// How long one frame waits.
+const MOMENT: Duration = Duration::from_millis(1);
 /// How long a receiver that wasted our patience is not waited for.
 const GRUDGE: Duration = Duration::from_millis(100);
 
-/// The patience of one sender.
+/// The patience of one sender whose frames go in their order.
 #[derive(Debug, Default)]
 pub struct Patience {
+    /// Since when the frame at hand waits.
+    since: Option<Instant>,
     /// Receivers not to be waited for, and until when.
     grudges: Vec<(SlotIndex, Instant)>,
 }
 
 impl Patience {
+    /// Sends a frame, or drops it (counted) if it has waited long enough. `false`: its receiver's
+    /// ring is full, and it is to be offered again soon, before any other.
+    #[inline]
+    pub fn offer(&mut self, tx: &mut PortTx, header: &VnetHeader, frame: &Gather<'_>) -> bool {
+        if let Sent::Full(slot) = tx.send(header, frame) {
+            return self.is_over(slot, tx);
+        }
+        self.since = None;
+        true
+    }
+
     /// Sends a frame; waits a moment if its receiver's ring is full, then drops it (counted).
     #[inline]
     pub fn send(&mut self, tx: &mut PortTx, header: &VnetHeader, frame: &Gather<'_>) {
-        if let Sent::Full(slot) = tx.send(header, frame) {
-            self.insist(tx, header, frame, slot);
+        while !self.offer(tx, header, frame) {
+            // Let them see what there is, and have a moment to make room.
+            tx.flush();
+            std::thread::sleep(STEP);
         }
     }
 
+    /// Whether a frame has waited long enough for `slot`, and is dropped.
     #[cold]
-    fn insist(
-        &mut self,
-        tx: &mut PortTx,
-        header: &VnetHeader,
-        frame: &Gather<'_>,
-        mut slot: SlotIndex,
-    ) {
+    fn is_over(&mut self, slot: SlotIndex, tx: &mut PortTx) -> bool {
         let now = Instant::now();
         self.grudges.retain(|(_, until)| *until > now);
         if self.grudges.iter().all(|(held, _)| *held != slot) {
-            for _ in 0..STEPS {
-                // Let them see what there is, and have a moment to make room.
-                tx.flush();
-                std::thread::sleep(STEP);
-                match tx.send(header, frame) {
-                    Sent::Full(still) => slot = still,
-                    Sent::Done | Sent::Dropped(_) => return,
-                }
+            if now - *self.since.get_or_insert(now) < MOMENT {
+                return false;
             }
-            self.grudges.push((slot, Instant::now() + GRUDGE));
+            self.grudges.push((slot, now + GRUDGE));
         }
+        self.since = None;
         tx.give_up();
+        true
     }
 }

@@ -1,9 +1,13 @@
-//! The card itself: its features, its two queues, and the lives of its threads.
+//! The card itself, and the life of the thread that serves it.
+//!
+//! One thread does it all, both directions and the conversation: each burst one way mostly has an
+//! answer the other way, and a thread for each would be woken by turns. In a *turn* it does one burst of
+//! each queue. When there is nothing to do it looks on for a moment ([`Polling`]); then it asks the
+//! guest to kick and peers to ring, takes one more turn for what came in between, and sleeps.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,280 +15,248 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vhost::vhost_user::message::VhostUserU64;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_net as net;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::ByteValued;
 
+use super::bell::Bell;
+use super::features;
 use super::message::{Message, ProtocolError};
-use super::pump::{self, Burst, Format};
-use super::session::{Card, Queue, Session, lock};
-use crate::frame::Offloads;
-use crate::plug::patience::Patience;
-use crate::port::{Caller, PortRx, PortTx};
+use super::pump::{self, Burst};
+use super::session::Session;
+use crate::plug::patience::{self, Patience};
+use crate::plug::polling::Polling;
+use crate::port::{Caller, Port, PortRx, PortTx};
 
-/// The queues of a card with one pair (Virtual I/O Device 1.2, 5.1.2).
-const RECEIVE: usize = 0;
-const TRANSMIT: usize = 1;
-
-/// What an epoll set says is ready.
+/// What the epoll set says is ready.
 const KICK: u64 = 0;
 const SOCKET: u64 = 1;
 const NUDGE: u64 = 2;
 
-/// USO feature bits (Virtual I/O Device 1.3, 5.1.3), which the bindings do not name yet.
-const GUEST_USO4: u32 = 54;
-const GUEST_USO6: u32 = 55;
-const HOST_USO: u32 = 56;
+/// Turns between two looks at the socket while there is no end of frames.
+const TURNS: u32 = 256;
+/// The longest sleep: the port looks after itself now and then.
+const LONG: u16 = 2000;
 
-/// Features of the card. What is not here (a control queue, say) the VMM may add itself.
-const FEATURES: &[u32] = &[
-    VIRTIO_F_VERSION_1,
-    VIRTIO_RING_F_INDIRECT_DESC,
-    VIRTIO_RING_F_EVENT_IDX,
-    net::VIRTIO_NET_F_MRG_RXBUF,
-    net::VIRTIO_NET_F_MTU,
-    net::VIRTIO_NET_F_CSUM,
-    net::VIRTIO_NET_F_HOST_TSO4,
-    net::VIRTIO_NET_F_HOST_TSO6,
-    net::VIRTIO_NET_F_HOST_ECN,
-    net::VIRTIO_NET_F_GUEST_CSUM,
-    net::VIRTIO_NET_F_GUEST_TSO4,
-    net::VIRTIO_NET_F_GUEST_TSO6,
-    net::VIRTIO_NET_F_GUEST_ECN,
-    GUEST_USO4,
-    GUEST_USO6,
-    HOST_USO,
-];
-
-/// What the guest takes unfinished, by the features it acknowledged.
-fn offloads(features: u64) -> Offloads {
-    let has = |bit: u32| features & 1 << bit != 0;
-    [
-        (has(net::VIRTIO_NET_F_GUEST_CSUM), Offloads::CHECKSUM),
-        (has(net::VIRTIO_NET_F_GUEST_TSO4), Offloads::TSO4),
-        (has(net::VIRTIO_NET_F_GUEST_TSO6), Offloads::TSO6),
-        (has(net::VIRTIO_NET_F_GUEST_ECN), Offloads::ECN),
-        (has(GUEST_USO4) && has(GUEST_USO6), Offloads::USO),
-    ]
-    .into_iter()
-    .filter(|(acknowledged, _)| *acknowledged)
-    .fold(Offloads::NONE, |all, (_, one)| all.with(one))
-}
-
-/// How frames stand in the guest's buffers, by the features it acknowledged.
-fn format(features: u64) -> Format {
-    let mergeable = features & 1 << net::VIRTIO_NET_F_MRG_RXBUF != 0;
-    let modern = features & 1 << VIRTIO_F_VERSION_1 != 0;
-    Format {
-        header_len: if mergeable || modern { 12 } else { 10 },
-        mergeable,
-    }
-}
-
-/// What the threads of a card share.
-pub struct Nic {
-    label: String,
-    queues: [Mutex<Queue>; 2],
-    caller: Caller,
-    /// What wakes the thread of each queue's kicks: the conversation's for the receive queue,
-    /// the sender's for the transmit queue.
-    wakers: [Epoll; 2],
-    /// Part of both sets: something is to be looked at anew.
-    nudges: [EventFd; 2],
+/// What others than the card's thread may do.
+#[derive(Debug)]
+pub struct Remote {
+    /// The port's doorbell.
+    pub bell: Bell,
+    nudge: EventFd,
     stopping: AtomicBool,
 }
 
-fn add(set: &Epoll, fd: impl AsFd, token: u64) -> nix::Result<()> {
-    set.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-}
-
-/// What is ready, waiting for it.
-fn wait(set: &Epoll) -> nix::Result<Vec<u64>> {
-    let mut events = [EpollEvent::empty(); 4];
-    match set.wait(&mut events, EpollTimeout::NONE) {
-        Ok(count) => Ok(events[..count].iter().map(EpollEvent::data).collect()),
-        Err(Errno::EINTR) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
-impl Nic {
-    /// A card nobody has connected to yet.
-    pub fn new(label: &str, caller: Caller) -> io::Result<Self> {
-        let set = || Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
-        let nudge = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let nic = Self {
-            label: label.to_owned(),
-            queues: Default::default(),
-            caller,
-            wakers: [set()?, set()?],
-            nudges: [nudge()?, nudge()?],
-            stopping: AtomicBool::new(false),
-        };
-        for (set, nudge) in nic.wakers.iter().zip(&nic.nudges) {
-            add(set, nudge, NUDGE)?;
-        }
-        Ok(nic)
-    }
-
-    /// What it is called in messages.
-    pub fn label(&self) -> &str {
-        &self.label
+impl Remote {
+    /// Tells the card's thread to look.
+    pub fn nudge(&self) {
+        // It can only be full, and then it is nudged already.
+        let _ = self.nudge.write(1);
     }
 
     /// Tells all threads to end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        for nudge in &self.nudges {
-            // It can only be full, and then it is nudged already.
-            let _ = nudge.write(1);
-        }
-        self.caller.call();
+        self.nudge();
+        self.bell.silence();
     }
 
     /// Whether they were told.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
+}
 
-    /// Talks with the VMM until either ends.
-    pub fn converse(&self, socket: &UnixStream) -> Result<(), ProtocolError> {
-        let set = &self.wakers[RECEIVE];
-        add(set, socket, SOCKET).map_err(io::Error::from)?;
-        let mut session = Session::new(self);
-        let end = self.listen(set, socket, &mut session);
-        session.end();
+/// A card.
+pub struct Card {
+    tx: PortTx,
+    rx: PortRx,
+    caller: Caller,
+    session: Session,
+    /// The patience of each transmit queue: their frames wait apart.
+    patience: Vec<Patience>,
+    polling: Polling,
+    ready: Epoll,
+}
+
+/// What a turn was like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Frames passed.
+    Busy,
+    /// Nothing to do.
+    Idle,
+    /// Nothing but frames the guest has no buffers for.
+    NoBuffers,
+    /// Nothing but frames some peer has no room for.
+    NoRoom,
+}
+
+impl Card {
+    /// A card with `pairs` pairs of queues that nobody has connected to yet.
+    pub fn new(port: Port, pairs: usize) -> io::Result<(Self, Remote)> {
+        let remote = Remote {
+            bell: Bell::of(&port),
+            nudge: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            stopping: AtomicBool::new(false),
+        };
+        let (tx, rx) = port.split();
+        let card = Self {
+            caller: rx.caller(),
+            tx,
+            rx,
+            session: Session::new(pairs),
+            patience: (0..pairs).map(|_| Patience::default()).collect(),
+            polling: Polling::default(),
+            ready: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+        };
+        // On the edge, so that it need not be read.
+        card.listen_to(&remote.nudge, NUDGE, EpollFlags::EPOLLET)?;
+        Ok((card, remote))
+    }
+
+    fn listen_to(&self, fd: impl AsFd, token: u64, flags: EpollFlags) -> nix::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | flags, token);
+        self.ready.add(fd, event)
+    }
+
+    /// Without a VMM: what comes is counted and dropped, until `socket` can be read.
+    ///
+    /// # Errors
+    /// As of `epoll_wait`.
+    pub fn idle_until(&mut self, socket: impl AsFd, remote: &Remote) -> io::Result<()> {
+        self.listen_to(&socket, SOCKET, EpollFlags::empty())?;
+        let end = self.serve(remote, |_| Ok(false));
+        let _ = self.ready.delete(&socket);
+        match end {
+            Err(ProtocolError::Socket(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Talks with a VMM until either ends.
+    pub fn converse(&mut self, socket: &UnixStream, remote: &Remote) -> Result<(), ProtocolError> {
+        self.listen_to(socket, SOCKET, EpollFlags::empty())
+            .map_err(io::Error::from)?;
+        self.patience.fill_with(Patience::default);
+        let end = self.serve(remote, |card| card.listen(socket));
+        self.session.end(&self.ready);
+        self.caller.set_offloads(features::offloads(0));
         // Closing would not do: there is another descriptor of it, to shut it down with.
-        let _ = set.delete(socket);
+        let _ = self.ready.delete(socket);
         end
     }
 
-    fn listen(
-        &self,
-        set: &Epoll,
-        socket: &UnixStream,
-        session: &mut Session<'_, Self>,
+    /// Moves frames, and calls `heard` whenever the socket can be read, until that says `false`.
+    fn serve(
+        &mut self,
+        remote: &Remote,
+        mut heard: impl FnMut(&mut Self) -> Result<bool, ProtocolError>,
     ) -> Result<(), ProtocolError> {
-        while !self.is_stopping() {
-            let ready = wait(set).map_err(io::Error::from)?;
-            let _ = self.nudges[RECEIVE].read();
-            if ready.contains(&KICK) {
-                // The guest has made room for frames that wait.
-                lock(&self.queues[RECEIVE]).drain_kick();
-                self.caller.call();
+        loop {
+            let sleep = self.work(remote)?;
+            let ready = self.wait(if sleep { LONG } else { 0 });
+            if sleep {
+                remote.bell.disarm();
             }
-            if !ready.contains(&SOCKET) {
-                continue;
-            }
-            let Some(mut message) = Message::receive(socket)? else {
+            if remote.is_stopping() || ready? && !heard(self)? {
                 return Ok(());
-            };
-            match session.handle(&mut message)? {
-                Some(body) => message.reply(socket, &body)?,
-                None if message.wants_acknowledgement() => {
-                    message.reply(socket, VhostUserU64::new(0).as_slice())?;
-                }
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The life of the thread that sends.
-    pub fn transmit(&self, mut tx: PortTx) {
-        let mut patience = Patience::default();
-        while !self.is_stopping() {
-            if let Err(error) = wait(&self.wakers[TRANSMIT]) {
-                tracing::error!("{}: can't wait for the guest's frames: {error}", self.label);
-                return;
-            }
-            let _ = self.nudges[TRANSMIT].read();
-            lock(&self.queues[TRANSMIT]).drain_kick();
-            self.bursts(TRANSMIT, |queue| {
-                let format = queue.format;
-                match queue.parts() {
-                    Some((memory, ring)) => {
-                        pump::transmit(memory, ring, format, &mut tx, &mut patience)
-                    }
-                    None => Ok((Burst::Idle, false)),
-                }
-            });
-        }
-    }
-
-    /// The life of the thread that receives.
-    pub fn receive(&self, mut rx: PortRx) {
-        const LONG: Duration = Duration::from_secs(3600);
-        while !self.is_stopping() {
-            let end = self.bursts(RECEIVE, |queue| {
-                let format = queue.format;
-                match queue.parts() {
-                    Some((memory, ring)) => pump::receive(memory, ring, format, &mut rx),
-                    None => Ok((pump::discard(&mut rx), false)),
-                }
-            });
-            match end {
-                Burst::NoBuffers => rx.wait_for_call(LONG),
-                Burst::Idle | Burst::More => rx.wait(LONG),
             }
         }
     }
 
-    /// Does bursts on a queue for as long as there is something; tells what ended it.
-    fn bursts(&self, index: usize, mut work: impl FnMut(&mut Queue) -> pump::Outcome) -> Burst {
-        while !self.is_stopping() {
-            // Let go between bursts, so that the conversation gets its turn.
-            let mut queue = lock(&self.queues[index]);
-            match work(&mut queue) {
-                Ok((burst, interrupt)) => {
-                    if interrupt {
-                        queue.interrupt();
-                    }
-                    if burst != Burst::More {
-                        return burst;
+    /// Waits for at most `timeout` milliseconds; tells whether the socket can be read.
+    fn wait(&self, timeout: u16) -> io::Result<bool> {
+        let mut events = [EpollEvent::empty(); 8];
+        match self.ready.wait(&mut events, EpollTimeout::from(timeout)) {
+            Ok(count) => Ok(events[..count].iter().any(|event| event.data() == SOCKET)),
+            Err(Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hears one message; `false` when the VMM has hung up.
+    fn listen(&mut self, socket: &UnixStream) -> Result<bool, ProtocolError> {
+        let Some(mut message) = Message::receive(socket)? else {
+            return Ok(false);
+        };
+        let reply = self.session.handle(&mut message, &self.ready, KICK)?;
+        self.caller
+            .set_offloads(features::offloads(self.session.features));
+        match reply {
+            Some(body) => message.reply(socket, &body)?,
+            None if message.wants_acknowledgement() => {
+                message.reply(socket, VhostUserU64::new(0).as_slice())?;
+            }
+            None => {}
+        }
+        Ok(true)
+    }
+
+    /// Takes turns until there is nothing to do, or it is time to look at the socket. `true`: all is
+    /// prepared for a sleep.
+    fn work(&mut self, remote: &Remote) -> Result<bool, ProtocolError> {
+        for _ in 0..TURNS {
+            match self.turn()? {
+                Turn::Busy => self.polling.busy(),
+                // A moment for them. It is not ours alone: a peer may wait for us just so.
+                Turn::NoRoom => std::thread::sleep(patience::STEP),
+                Turn::Idle | Turn::NoBuffers if self.polling.once_more() => {}
+                idle => {
+                    if self.prepare_to_sleep(idle, remote)? {
+                        return Ok(true);
                     }
                 }
-                Err(broken) => {
-                    tracing::warn!("{}: {broken}", self.label);
-                    queue.give_up();
-                }
+            }
+            if remote.is_stopping() {
+                break;
             }
         }
-        Burst::Idle
-    }
-}
-
-impl Card for Nic {
-    fn features(&self) -> u64 {
-        FEATURES.iter().fold(0, |all, bit| all | 1 << bit)
+        Ok(false)
     }
 
-    fn acknowledged(&self, features: u64) -> Format {
-        self.caller.set_offloads(offloads(features));
-        format(features)
-    }
-
-    fn queues(&self) -> &[Mutex<Queue>] {
-        &self.queues
-    }
-
-    fn unplug(&self, index: usize, queue: &Queue) {
-        if let Some(kick) = queue.kick() {
-            // It is not there if the queue never ran.
-            let _ = self.wakers[index].delete(kick);
+    /// One burst of each queue.
+    fn turn(&mut self) -> Result<Turn, ProtocolError> {
+        let Session { memory, queues, .. } = &mut self.session;
+        let mut sent = Burst::Idle;
+        let transmit = queues.iter_mut().skip(1).step_by(2);
+        for (queue, patience) in transmit.zip(&mut self.patience) {
+            sent = sent.max(pump::transmit(memory, queue, &mut self.tx, patience)?);
         }
+        let receive = queues.iter_mut().step_by(2);
+        let received = pump::receive(memory, receive, &mut self.rx)?;
+        if memory.is_lost() {
+            return Err(ProtocolError::MemoryLost);
+        }
+        Ok(match (sent, received) {
+            (Burst::Some, _) | (_, Burst::Some) => Turn::Busy,
+            (Burst::Stuck, _) => Turn::NoRoom,
+            (Burst::Idle, Burst::Stuck) => Turn::NoBuffers,
+            (Burst::Idle, Burst::Idle) => Turn::Idle,
+        })
     }
 
-    fn plug(&self, index: usize, queue: &Queue) {
-        if let Some(kick) = queue.kick() {
-            match add(&self.wakers[index], kick, KICK) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(error) => tracing::error!("{}: can't wait for kicks: {error}", self.label),
+    /// Asks for what ends a sleep, then takes one more turn for what came before they were asked.
+    /// Tells whether there was nothing.
+    fn prepare_to_sleep(&mut self, idle: Turn, remote: &Remote) -> Result<bool, ProtocolError> {
+        let Session { memory, queues, .. } = &mut self.session;
+        for (index, queue) in queues.iter_mut().enumerate() {
+            // Room is asked for if frames wait; else the guest makes some without a word.
+            if (index % 2 == 1 || idle == Turn::NoBuffers)
+                && let Some(mut queue) = queue.open(memory)
+            {
+                queue.enable_kicks();
             }
         }
-        // There may be buffers from before we listened.
-        let _ = self.nudges[index].write(1);
-        self.caller.call();
+        // More frames are no help while those that are there can't be taken.
+        if idle == Turn::Idle {
+            // Not to sleep, but to do what comes before: from here on sources set their bits.
+            self.rx.wait(Duration::ZERO);
+            remote.bell.arm();
+        }
+        let nothing = self.turn()? == idle;
+        if !nothing {
+            remote.bell.disarm();
+            self.polling.busy();
+        }
+        Ok(nothing)
     }
 }

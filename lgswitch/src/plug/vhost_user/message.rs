@@ -8,10 +8,13 @@
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use vhost::vhost_user::message::MAX_ATTACHED_FD_ENTRIES;
 use vm_memory::ByteValued;
+
+use super::virtqueue::Broken;
 
 const HEADER: usize = 12;
 /// Flags: the version, which is 1, in the low two bits.
@@ -20,6 +23,8 @@ const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 /// No body we know is larger than a memory table of 8 regions.
 const MAX_BODY: usize = 4096;
+/// How long the rest of a message may take once its first byte is there, or a VMM to read a reply.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a VMM did that the protocol does not allow, or what became of the socket.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,12 @@ pub enum ProtocolError {
     /// A message that is cut short, too long, or of another version.
     #[error("a malformed message: {0}")]
     Malformed(&'static str),
+    /// A queue of the guest's can't be made sense of.
+    #[error(transparent)]
+    Queue(#[from] Broken),
+    /// Its file is shorter than it was when it was mapped.
+    #[error("the guest's memory was cut short")]
+    MemoryLost,
     /// A request that must not come, or not now, or not with this content.
     #[error("request {request} is not allowed: {reason}")]
     Refused {
@@ -53,25 +64,27 @@ pub struct Message {
 
 impl Message {
     /// The next one; `None` when the VMM has hung up.
-    pub fn receive(mut socket: &UnixStream) -> Result<Option<Self>, ProtocolError> {
+    pub fn receive(socket: &UnixStream) -> Result<Option<Self>, ProtocolError> {
         let mut header = [0; HEADER];
         let (count, files) = receive_with_files(socket, &mut header)?;
         if count == 0 {
             return Ok(None);
         }
-        socket.read_exact(&mut header[count..])?;
+        read_rest(socket, &mut header[count..])?;
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
         let (flags, size) = (word(4), word(8) as usize);
         if flags & 3 != VERSION || flags & REPLY != 0 {
             return Err(ProtocolError::Malformed(
-                "flags of another version, or of a reply",
+                "its flags are of another version, or of a reply",
             ));
         }
         if size > MAX_BODY {
-            return Err(ProtocolError::Malformed("a body longer than any there is"));
+            return Err(ProtocolError::Malformed(
+                "its body is longer than any there is",
+            ));
         }
         let mut body = vec![0; size];
-        socket.read_exact(&mut body)?;
+        read_rest(socket, &mut body)?;
         Ok(Some(Self {
             request: word(0),
             flags,
@@ -85,13 +98,13 @@ impl Message {
         let (body, rest) = self.split_body()?;
         match rest {
             [] => Ok(body),
-            _ => Err(ProtocolError::Malformed("a body of the wrong size")),
+            _ => Err(ProtocolError::Malformed("its body is of the wrong size")),
         }
     }
 
     /// The `T` its body starts with, and what follows.
     pub fn split_body<T: ByteValued + Default>(&self) -> Result<(T, &[u8]), ProtocolError> {
-        let short = ProtocolError::Malformed("a body of the wrong size");
+        let short = ProtocolError::Malformed("its body is of the wrong size");
         let (start, rest) = self.body.split_at_checked(size_of::<T>()).ok_or(short)?;
         let mut body = T::default();
         body.as_mut_slice().copy_from_slice(start);
@@ -126,6 +139,23 @@ impl Message {
         message.extend_from_slice(body);
         Ok(socket.write_all(&message)?)
     }
+}
+
+/// Makes sure that a VMM which stops in the middle of a message holds nobody up for long.
+pub fn limit_waits(socket: &UnixStream) -> io::Result<()> {
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))
+}
+
+/// Fills `out` with what follows of a message.
+fn read_rest(mut socket: &UnixStream, out: &mut [u8]) -> Result<(), ProtocolError> {
+    use io::ErrorKind::{ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};
+    socket.read_exact(out).map_err(|error| match error.kind() {
+        UnexpectedEof | ConnectionReset | TimedOut | WouldBlock => {
+            ProtocolError::Malformed("it is cut short")
+        }
+        _ => error.into(),
+    })
 }
 
 /// Reads bytes and the descriptors that came with them. 0 bytes is the end.

@@ -4,106 +4,115 @@
 //! guest's memory, where its virtqueues are, and two event descriptors a queue. From then on
 //! frames pass between the guest's memory and the segment's file without the VMM.
 //!
-//! Three threads serve a card. One has the conversation ([`message`], [`session`]) and hears the
-//! guest's kicks of its receive queue (room for frames that wait); one hears those of its
-//! transmit queue and sends; one sleeps on the port's doorbell and receives. See [`pump`] for
-//! what a burst does, and [`virtqueue`] for how buffers change hands.
+//! Read `card` for who does what when; `message` and `session` for the conversation, `features` for
+//! what is offered in it; `memory` and `virtqueue` for how buffers change hands, `pump` for what a
+//! burst does to them, and `rss` for which queue a frame goes to. `bell` is how a sleeping card hears
+//! of frames.
+//!
+//! A VMM that breaks the protocol, and a guest that breaks its queues, are told apart from nobody:
+//! the connection ends with one sentence, and the next VMM may come.
 
+mod bell;
 mod card;
-pub mod message;
-pub mod pump;
+mod features;
+mod memory;
+mod message;
+mod pump;
+mod rss;
 mod session;
-pub mod virtqueue;
+mod virtqueue;
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::sys::socket::{Shutdown, shutdown};
-
 use crate::port::Port;
-use card::Nic;
+use card::{Card, Remote};
 use message::ProtocolError;
-use session::lock;
+
+/// The most pairs of queues a card can have here.
+pub const MAX_PAIRS: usize = 8;
+
+/// How a card is to be served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What it is called in messages.
+    pub label: String,
+    /// When a VMM has gone, the next may come.
+    pub again: bool,
+    /// Pairs of queues the guest may use: 1 to [`MAX_PAIRS`].
+    pub pairs: usize,
+}
+
+impl Options {
+    /// A card called `label`, for one VMM, with one pair of queues.
+    pub fn new(label: impl Into<String>) -> Self {
+        Self {
+            label: label.into(),
+            again: false,
+            pairs: 1,
+        }
+    }
+}
 
 /// A card being served. Dropping it ends the service and gives the port's slot back.
+#[derive(Debug)]
 pub struct Service {
-    nic: Arc<Nic>,
-    /// Shut down to end the wait for a VMM.
-    listener: UnixListener,
-    /// Shut down to end the conversation with it.
-    connection: Arc<Mutex<Option<UnixStream>>>,
+    remote: Arc<Remote>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Serves `port` to the one VMM that connects to `listener`. Returns at once; `label` names the card
-/// in messages.
+/// Serves `port` to the VMM that connects to `listener`. Returns at once.
 ///
 /// # Errors
 /// When threads or descriptors can't be made.
-pub fn serve(port: Port, listener: UnixListener, label: &str) -> io::Result<Service> {
-    start(port, listener, label, false)
-}
-
-/// As [`serve`], but when a VMM has gone the next may come.
-///
-/// # Errors
-/// When threads or descriptors can't be made.
-pub fn serve_one_after_another(
-    port: Port,
-    listener: UnixListener,
-    label: &str,
-) -> io::Result<Service> {
-    start(port, listener, label, true)
-}
-
-fn start(port: Port, listener: UnixListener, label: &str, again: bool) -> io::Result<Service> {
-    let (tx, rx) = port.split();
-    let nic = Arc::new(Nic::new(label, rx.caller())?);
+pub fn serve(port: Port, listener: UnixListener, options: Options) -> io::Result<Service> {
+    // Who has gone before we answer is not waited for.
+    listener.set_nonblocking(true)?;
+    let (mut card, remote) = Card::new(port, options.pairs.clamp(1, MAX_PAIRS))?;
+    let remote = Arc::new(remote);
     // From here on, dropping `service` ends whatever was started.
     let mut service = Service {
-        nic: Arc::clone(&nic),
-        listener: listener.try_clone()?,
-        connection: Arc::default(),
+        remote: Arc::clone(&remote),
         threads: Vec::new(),
     };
-    let sender = Arc::clone(&nic);
-    let receiver = Arc::clone(&nic);
-    let connection = Arc::clone(&service.connection);
-    service.spawn("tx", move || sender.transmit(tx))?;
-    service.spawn("rx", move || receiver.receive(rx))?;
-    service.spawn("vhost", move || {
-        let mut well = converse(&nic, &listener, &connection);
-        while again && !nic.is_stopping() {
+    let rung = Arc::clone(&remote);
+    service.spawn(format!("bell {}", options.label), move || {
+        rung.bell.listen(|| rung.nudge());
+    })?;
+    service.spawn(format!("card {}", options.label), move || {
+        let mut well = converse(&mut card, &listener, &options, &remote);
+        while options.again && !remote.is_stopping() {
             if !well {
                 // What fails at once would fail a million times a second.
                 std::thread::sleep(Duration::from_millis(50));
             }
-            well = converse(&nic, &listener, &connection);
+            well = converse(&mut card, &listener, &options, &remote);
         }
-        nic.stop();
+        remote.stop();
     })?;
     Ok(service)
 }
 
 /// Waits for a VMM and talks with it to its end; tells whether all went well.
-fn converse(nic: &Nic, listener: &UnixListener, connection: &Mutex<Option<UnixStream>>) -> bool {
-    let end = listener
-        .accept()
-        .and_then(|(socket, _)| {
-            *lock(connection) = Some(socket.try_clone()?);
-            Ok(socket)
-        })
-        .map_err(ProtocolError::from)
-        .and_then(|socket| nic.converse(&socket));
+fn converse(card: &mut Card, listener: &UnixListener, options: &Options, remote: &Remote) -> bool {
+    let socket = card.idle_until(listener, remote).and_then(|()| {
+        let (socket, _) = listener.accept()?;
+        message::limit_waits(&socket)?;
+        Ok(socket)
+    });
+    let end = match socket {
+        Ok(socket) => card.converse(&socket, remote),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(ProtocolError::from(error)),
+    };
     match end {
-        Err(error) if !nic.is_stopping() => {
+        Err(error) if !remote.is_stopping() => {
             tracing::warn!(
                 "{}: the VMM's network card is unplugged: {error}",
-                nic.label()
+                options.label
             );
             false
         }
@@ -112,8 +121,8 @@ fn converse(nic: &Nic, listener: &UnixListener, connection: &Mutex<Option<UnixSt
 }
 
 impl Service {
-    fn spawn(&mut self, what: &str, life: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = std::thread::Builder::new().name(format!("{what} {}", self.nic.label()));
+    fn spawn(&mut self, name: String, life: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name);
         self.threads.push(thread.spawn(life)?);
         Ok(())
     }
@@ -121,11 +130,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.nic.stop();
-        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
-        if let Some(connection) = lock(&self.connection).take() {
-            let _ = connection.shutdown(std::net::Shutdown::Both);
-        }
+        self.remote.stop();
         for thread in self.threads.drain(..) {
             // A panic there has been told on stderr.
             let _ = thread.join();

@@ -1,185 +1,182 @@
 //! A VMM's session: what it has told us so far, kept in the form the pump needs.
 //!
 //! The VMM tells in any order how large a queue is, where its parts are in *its* address space,
-//! where the guest's memory lies in that space, and which event descriptors go with it. Each
-//! message that could matter to a queue takes that queue's lock, so the pump sees it whole.
+//! where the guest's memory lies in that space, and which event descriptors go with it.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use vhost::vhost_user::message::{
     FrontendReq, VhostUserMemory, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserU64,
     VhostUserVirtioFeatures, VhostUserVringAddr, VhostUserVringState,
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use vm_memory::{
-    ByteValued, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::ByteValued;
 
+use super::features;
+use super::memory::{Memory, Place};
 use super::message::{Message, ProtocolError};
 use super::pump::Format;
-use super::virtqueue::Ring;
+use super::virtqueue::{Ring, Virtqueue};
 
 /// The largest queue we serve.
 const MAX_QUEUE_SIZE: u32 = 1024;
-/// Regions a guest's memory may be in.
-const MAX_REGIONS: usize = 8;
 /// In the body of messages about a descriptor: the queue, and "none comes with it".
 const QUEUE_MASK: u64 = 0xff;
 const NO_FILE: u64 = 1 << 8;
 
+/// What the VMM may agree on beside the features of the card.
+const PROTOCOL: VhostUserProtocolFeatures =
+    VhostUserProtocolFeatures::MQ.union(VhostUserProtocolFeatures::REPLY_ACK);
+
 /// A queue as far as the VMM has told us.
 #[derive(Default)]
 pub struct Queue {
-    /// Its place in the guest's memory.
-    pub ring: Ring,
-    /// The guest's memory.
-    pub memory: Option<Arc<GuestMemoryMmap>>,
     /// How frames stand in its buffers.
     pub format: Format,
+    /// Its place in the guest's memory.
+    ring: Ring,
     /// Where the VMM says its parts are, in the VMM's address space.
     addresses: Option<VhostUserVringAddr>,
     kick: Option<File>,
     call: Option<File>,
-    started: bool,
     enabled: bool,
 }
 
 impl Queue {
     /// Whether the pump may touch it.
-    pub fn is_running(&self) -> bool {
-        self.started && self.enabled
+    fn is_running(&self) -> bool {
+        self.enabled && self.kick.is_some()
     }
 
-    /// The guest's memory and the ring in it, if the pump may touch them.
-    pub fn parts(&mut self) -> Option<(&GuestMemoryMmap, &mut Ring)> {
+    /// The queue, for a burst; `None` if it does not run.
+    #[inline]
+    pub fn open<'m>(&mut self, memory: &'m Memory) -> Option<Virtqueue<'m, '_>> {
+        self.open_with_call(memory).map(|(queue, _)| queue)
+    }
+
+    /// As [`open`](Self::open), with what to [`interrupt`] the guest by.
+    #[inline]
+    pub fn open_with_call<'m>(
+        &mut self,
+        memory: &'m Memory,
+    ) -> Option<(Virtqueue<'m, '_>, Option<&File>)> {
         if !self.is_running() {
             return None;
         }
-        Some((self.memory.as_deref()?, &mut self.ring))
-    }
-
-    /// The guest broke its rules: not to be touched until it is set up anew.
-    pub fn give_up(&mut self) {
-        self.started = false;
+        let queue = Virtqueue::open(memory, &mut self.ring)?;
+        Some((queue, self.call.as_ref()))
     }
 
     /// Interrupts the guest.
     pub fn interrupt(&self) {
-        if let Some(mut call) = self.call.as_ref() {
-            // Full means that an interrupt is on its way already.
-            let _ = call.write(&1u64.to_ne_bytes());
+        interrupt(self.call.as_ref());
+    }
+
+    /// Is deaf to its kicks from now on: closing would not do, for the VMM has the descriptor, too.
+    fn unplug(&mut self, kicks: &Epoll) {
+        if let Some(kick) = self.kick.take() {
+            let _ = kicks.delete(kick);
         }
     }
+}
 
-    /// Forgets the kicks so far.
-    pub fn drain_kick(&self) {
-        if let Some(mut kick) = self.kick.as_ref() {
-            let _ = kick.read(&mut [0; 8]);
-        }
-    }
-
-    /// Where the guest kicks.
-    pub fn kick(&self) -> Option<BorrowedFd<'_>> {
-        self.kick.as_ref().map(AsFd::as_fd)
+/// Interrupts a guest that gave us `call`.
+pub fn interrupt(call: Option<&File>) {
+    if let Some(mut call) = call {
+        // Full means that an interrupt is on its way already.
+        let _ = call.write(&1u64.to_ne_bytes());
     }
 }
 
-/// A poisoned lock means that a thread of this card panicked, which is a bug; what it guards is
-/// still whole, as every burst leaves it.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What a VMM has told us.
+pub struct Session {
+    /// What it acknowledged of the features.
+    pub features: u64,
+    /// The guest's memory.
+    pub memory: Memory,
+    /// Receive and transmit queues in turn.
+    pub queues: Vec<Queue>,
 }
 
-/// What the session tells the rest of the card.
-pub trait Card {
-    /// Features the card has.
-    fn features(&self) -> u64;
-    /// The guest acknowledged these.
-    fn acknowledged(&self, features: u64) -> Format;
-    /// Its queues: receive, transmit.
-    fn queues(&self) -> &[Mutex<Queue>];
-    /// Queue `index` is about to lose its kick descriptor, or be without one.
-    fn unplug(&self, index: usize, queue: &Queue);
-    /// Queue `index` runs, or has another kick descriptor. There may be something to do.
-    fn plug(&self, index: usize, queue: &Queue);
-}
-
-/// A region of the guest's memory in the VMM's address space.
-struct Region {
-    vmm_address: u64,
-    size: u64,
-    guest_address: u64,
-}
-
-/// The session's own state.
-pub struct Session<'a, C> {
-    card: &'a C,
-    features: u64,
-    regions: Vec<Region>,
-}
-
-impl<'a, C: Card> Session<'a, C> {
-    /// A session nothing was said in yet.
-    pub fn new(card: &'a C) -> Self {
+impl Session {
+    /// A session nothing was said in yet, of a card with `pairs` pairs of queues.
+    pub fn new(pairs: usize) -> Self {
         Self {
-            card,
             features: 0,
-            regions: Vec::new(),
+            memory: Memory::default(),
+            queues: (0..2 * pairs).map(|_| Queue::default()).collect(),
         }
     }
 
-    /// Does what a message asks; gives the body of the reply, if it has one.
-    pub fn handle(&mut self, message: &mut Message) -> Result<Option<Vec<u8>>, ProtocolError> {
+    fn pairs(&self) -> usize {
+        self.queues.len() / 2
+    }
+
+    /// Does what a message asks; gives the body of the reply, if it has one. Descriptors that the
+    /// guest kicks are added to `kicks` with the token `kick`.
+    pub fn handle(
+        &mut self,
+        message: &mut Message,
+        kicks: &Epoll,
+        kick: u64,
+    ) -> Result<Option<Vec<u8>>, ProtocolError> {
         let number = |n: u64| Ok(Some(VhostUserU64::new(n).as_slice().to_vec()));
         let request = FrontendReq::try_from(message.request)
             .map_err(|_| message.refused("nobody knows it"))?;
         match request {
             FrontendReq::GET_FEATURES => {
                 let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-                return number(self.card.features() | protocol);
+                return number(features::offered(self.pairs()) | protocol);
             }
             FrontendReq::SET_FEATURES => self.set_features(message)?,
-            FrontendReq::GET_PROTOCOL_FEATURES => {
-                return number(VhostUserProtocolFeatures::REPLY_ACK.bits());
+            FrontendReq::GET_PROTOCOL_FEATURES => return number(PROTOCOL.bits()),
+            FrontendReq::SET_PROTOCOL_FEATURES => {
+                // Whether a reply is wanted stands in each message.
+                let VhostUserU64 { value } = message.body()?;
+                if value & !PROTOCOL.bits() != 0 {
+                    return Err(message.refused("a protocol feature that was not offered"));
+                }
             }
-            // Whether a reply is wanted stands in each message.
-            FrontendReq::SET_PROTOCOL_FEATURES => {}
+            FrontendReq::GET_QUEUE_NUM => return number(self.pairs() as u64),
             FrontendReq::SET_OWNER => {}
-            FrontendReq::RESET_OWNER => self.for_each(Self::stop),
+            FrontendReq::RESET_OWNER => self.end(kicks),
             FrontendReq::SET_MEM_TABLE => self.set_memory(message)?,
             FrontendReq::SET_VRING_NUM => {
                 let body: VhostUserVringState = message.body()?;
                 if !body.num.is_power_of_two() || body.num > MAX_QUEUE_SIZE {
                     return Err(message.refused("a queue has 1 to 1024 entries, a power of two"));
                 }
-                self.queue(message, body.index.into())?.ring.size = body.num as u16;
+                self.queue(message, body.index.into())?.ring.size = body.num;
             }
             FrontendReq::SET_VRING_ADDR => {
                 let body: VhostUserVringAddr = message.body()?;
-                let mut queue = self.queue(message, body.index.into())?;
-                queue.addresses = Some(body);
-                self.translate(&mut queue);
+                self.queue(message, body.index.into())?.addresses = Some(body);
+                self.translate();
             }
             FrontendReq::SET_VRING_BASE => {
                 let body: VhostUserVringState = message.body()?;
-                let mut queue = self.queue(message, body.index.into())?;
+                let base = body.num;
+                if base > u16::MAX.into() {
+                    return Err(message.refused("a place in a queue has 16 bits"));
+                }
+                let queue = self.queue(message, body.index.into())?;
                 // We give everything back before we take more, so both are where it stopped.
-                queue.ring.next_available = body.num as u16;
-                queue.ring.next_used = body.num as u16;
+                queue.ring.next_available = base;
+                queue.ring.next_used = base;
             }
             FrontendReq::GET_VRING_BASE => {
                 let body: VhostUserVringState = message.body()?;
-                let mut queue = self.queue(message, body.index.into())?;
-                self.stop(body.index as usize, &mut queue);
-                let base = u32::from(queue.ring.next_available);
+                let queue = self.queue(message, body.index.into())?;
+                queue.unplug(kicks);
+                let base = queue.ring.next_available & u32::from(u16::MAX);
                 let reply = VhostUserVringState::new(body.index, base);
                 return Ok(Some(reply.as_slice().to_vec()));
             }
-            FrontendReq::SET_VRING_KICK => self.set_kick(message)?,
+            FrontendReq::SET_VRING_KICK => self.set_kick(message, kicks, kick)?,
             FrontendReq::SET_VRING_CALL => {
                 let (index, file) = self.event_file(message)?;
                 self.queue(message, index)?.call = file;
@@ -188,9 +185,7 @@ impl<'a, C: Card> Session<'a, C> {
             FrontendReq::SET_VRING_ERR => drop(self.event_file(message)?),
             FrontendReq::SET_VRING_ENABLE => {
                 let body: VhostUserVringState = message.body()?;
-                let mut queue = self.queue(message, body.index.into())?;
-                queue.enabled = body.num != 0;
-                self.announce(body.index as usize, &queue);
+                self.queue(message, body.index.into())?.enabled = body.num != 0;
             }
             _ => return Err(message.refused("this card does not offer it")),
         }
@@ -198,158 +193,110 @@ impl<'a, C: Card> Session<'a, C> {
     }
 
     /// The queue of a number that came with `message`.
-    fn queue(&self, message: &Message, index: u64) -> Result<MutexGuard<'a, Queue>, ProtocolError> {
+    fn queue(&mut self, message: &Message, index: u64) -> Result<&mut Queue, ProtocolError> {
         let queue = usize::try_from(index)
             .ok()
-            .and_then(|i| self.card.queues().get(i));
-        queue
-            .map(lock)
-            .ok_or(message.refused("there is no such queue"))
-    }
-
-    fn for_each(&self, mut change: impl FnMut(&Self, usize, &mut Queue)) {
-        for (index, queue) in self.card.queues().iter().enumerate() {
-            change(self, index, &mut lock(queue));
-        }
+            .and_then(|i| self.queues.get_mut(i));
+        queue.ok_or(message.refused("there is no such queue"))
     }
 
     fn set_features(&mut self, message: &Message) -> Result<(), ProtocolError> {
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        let VhostUserU64 { value: features } = message.body()?;
-        if features & !(self.card.features() | protocol) != 0 {
+        let VhostUserU64 { value } = message.body()?;
+        if value & !(features::offered(self.pairs()) | protocol) != 0 {
             return Err(message.refused("a feature that was not offered"));
         }
-        self.features = features;
-        let format = self.card.acknowledged(features & !protocol);
-        self.for_each(|session, index, queue| {
-            queue.format = format;
-            queue.ring.event_index = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        self.features = value;
+        for queue in &mut self.queues {
+            queue.format = features::format(value);
+            queue.ring.event_index = value & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
             // Without protocol features there is no message to enable a queue.
-            if features & protocol == 0 {
-                queue.enabled = true;
-                session.announce(index, queue);
-            }
-        });
+            queue.enabled |= value & protocol == 0;
+        }
         Ok(())
     }
 
     /// The guest's memory: each region is a descriptor to map, and where it is for guest and VMM.
     fn set_memory(&mut self, message: &mut Message) -> Result<(), ProtocolError> {
         let (head, mut rest): (VhostUserMemory, _) = message.split_body()?;
-        let mut told = Vec::new();
+        let mut places = Vec::new();
         while let Some((region, after)) = rest.split_at_checked(size_of::<VhostUserMemoryRegion>())
         {
             let mut body = VhostUserMemoryRegion::default();
             body.as_mut_slice().copy_from_slice(region);
-            told.push(body);
+            places.push(Place {
+                guest_address: body.guest_phys_addr,
+                vmm_address: body.user_addr,
+                size: body.memory_size,
+                offset: body.mmap_offset,
+            });
             rest = after;
         }
         let counts = [head.num_regions as usize, message.files.len()];
-        if counts != [told.len(); 2] || !rest.is_empty() || told.len() > MAX_REGIONS {
-            return Err(message.refused("as many regions as descriptors, and 8 at most"));
+        if counts != [places.len(); 2] || !rest.is_empty() {
+            return Err(message.refused("as many regions as it says, and a descriptor for each"));
         }
         let files = std::mem::take(&mut message.files);
-        let mapped = told
-            .iter()
-            .zip(files)
-            .map(|(region, file)| map_region(region, file));
-        let regions = mapped
-            .collect::<Option<Vec<_>>>()
-            .ok_or(message.refused("a region that is not in its file or can't be mapped"))?;
-        let memory = GuestMemoryMmap::from_regions(regions)
-            .map_err(|_| message.refused("regions that overlap or are not in order"))?;
-        let memory = Arc::new(memory);
-        self.regions = told
-            .iter()
-            .map(|region| Region {
-                vmm_address: region.user_addr,
-                size: region.memory_size,
-                guest_address: region.guest_phys_addr,
-            })
-            .collect();
-        self.for_each(|session, _, queue| {
-            queue.memory = Some(Arc::clone(&memory));
-            session.translate(queue);
-        });
+        self.memory = Memory::map(places.into_iter().zip(files).collect())
+            .map_err(|reason| message.refused(reason))?;
+        self.translate();
         Ok(())
     }
 
-    /// Finds a queue's parts in the guest's memory, once both are known. What is not in it becomes an
-    /// address no guest has, which the pump does not find either.
-    fn translate(&self, queue: &mut Queue) {
-        let Some(addresses) = queue.addresses else {
-            return;
-        };
-        let guest = |vmm: u64| {
-            let region = self
-                .regions
-                .iter()
-                .find(|r| vmm.checked_sub(r.vmm_address).is_some_and(|o| o < r.size));
-            region.map_or(u64::MAX, |r| vmm - r.vmm_address + r.guest_address)
-        };
-        queue.ring.descriptors = guest(addresses.descriptor);
-        queue.ring.available = guest(addresses.available);
-        queue.ring.used = guest(addresses.used);
-    }
-
-    fn set_kick(&mut self, message: &mut Message) -> Result<(), ProtocolError> {
-        let (index, file) = self.event_file(message)?;
-        let mut queue = self.queue(message, index)?;
-        let index = index as usize;
-        self.card.unplug(index, &queue);
-        queue.started = file.is_some();
-        queue.kick = file;
-        if queue.kick.is_none() {
-            return Err(message.refused("a queue without kicks would have to be polled"));
+    /// Finds the queues' parts in the guest's memory, where both are known. What is not in it becomes
+    /// an address no guest has, which the pump does not find either.
+    fn translate(&mut self) {
+        let guest = |vmm| self.memory.guest_address(vmm).unwrap_or(u64::MAX);
+        for queue in &mut self.queues {
+            if let Some(addresses) = queue.addresses {
+                queue.ring.descriptors = guest(addresses.descriptor);
+                queue.ring.available = guest(addresses.available);
+                queue.ring.used = guest(addresses.used);
+            }
         }
-        self.announce(index, &queue);
+    }
+
+    fn set_kick(
+        &mut self,
+        message: &mut Message,
+        kicks: &Epoll,
+        token: u64,
+    ) -> Result<(), ProtocolError> {
+        let (index, file) = self.event_file(message)?;
+        let queue = self.queue(message, index)?;
+        queue.unplug(kicks);
+        let file = file.ok_or(message.refused("a queue without kicks would have to be polled"))?;
+        // On the edge: each kick is heard, and none has to be read.
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
+        kicks
+            .add(&file, event)
+            .map_err(|_| message.refused("a descriptor that can't be one of an event"))?;
+        // What it was told when it last ran is forgotten.
+        queue.ring.quiet = false;
+        queue.kick = Some(file);
         Ok(())
     }
 
-    /// A queue's number and the event descriptor that comes with it. Reading or writing it must not
-    /// make us wait.
+    /// A queue's number and the event descriptor that comes with it. Writing it must not make us
+    /// wait.
     fn event_file(&self, message: &mut Message) -> Result<(u64, Option<File>), ProtocolError> {
         let VhostUserU64 { value } = message.body()?;
         if value & NO_FILE != 0 {
             return Ok((value & QUEUE_MASK, None));
         }
-        let file = message.file()?;
+        let file: OwnedFd = message.file()?;
         let flags = fcntl(&file, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
         flags
-            .and_then(|flags| fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)))
+            .and_then(|flags| fcntl(file.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)))
             .map_err(|_| message.refused("a descriptor that can't be one of an event"))?;
         Ok((value & QUEUE_MASK, Some(File::from(file))))
     }
 
-    fn announce(&self, index: usize, queue: &Queue) {
-        if queue.is_running() {
-            self.card.plug(index, queue);
-        }
-    }
-
-    fn stop(&self, index: usize, queue: &mut Queue) {
-        self.card.unplug(index, queue);
-        queue.started = false;
-        queue.kick = None;
-    }
-
     /// The VMM is gone: nothing of the guest is touched any more.
-    pub fn end(&self) {
-        self.for_each(|session, index, queue| {
-            session.stop(index, queue);
-            *queue = Queue::default();
-        });
+    pub fn end(&mut self, kicks: &Epoll) {
+        for queue in &mut self.queues {
+            queue.unplug(kicks);
+        }
+        *self = Self::new(self.pairs());
     }
-}
-
-/// Maps a region, which must be inside its file: touching what is not would be SIGBUS.
-fn map_region(region: &VhostUserMemoryRegion, file: OwnedFd) -> Option<GuestRegionMmap> {
-    let (offset, size) = (region.mmap_offset, region.memory_size);
-    let file = File::from(file);
-    let end = offset.checked_add(size)?;
-    if file.metadata().ok()?.len() < end {
-        return None;
-    }
-    let mapping = MmapRegion::from_file(FileOffset::new(file, offset), usize::try_from(size).ok()?);
-    GuestRegionMmap::new(mapping.ok()?, GuestAddress(region.guest_phys_addr))
 }
