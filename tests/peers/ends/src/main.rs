@@ -2,16 +2,14 @@
 //!
 //! The script starts the peers and takes turns; this program is the ends of those wires that bring
 //! none of their own (`send` and `receive`), tells how far the two processors are from each other
-//! at the moment ([`near`]), and turns the samples into one table ([`table`]).
+//! at the moment, and turns the samples into one table ([`table`]).
 //!
 //! An end is an [`end::Sender`] or an [`end::Receiver`]: [`packet`] for network interfaces,
 //! [`tap`] for taps on a bridge, [`vde`] for plugs in a `vde_switch`, [`qemu`] for the sockets QEMU's
 //! `dgram` and `stream` back ends speak.
 
 mod end;
-mod near;
 mod packet;
-mod processor;
 mod qemu;
 mod samples;
 mod table;
@@ -21,8 +19,9 @@ mod vde;
 use std::io::Read;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use lgswitch::bench::{distance, pin};
 
 use end::{Endpoint, Job};
 
@@ -75,15 +74,18 @@ enum Command {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Near { processors } => {
-            println!("{:.0}", near::round_trip(&processors)?);
+            let &[here, there] = processors.as_slice() else {
+                bail!("A round trip is between two processors");
+            };
+            println!("{:.0}", distance::between(here, there)?);
             Ok(())
         }
         Command::Send { endpoint, job } => {
-            processor::pin(job.processor)?;
+            pin(job.processor)?;
             end::send(&mut *endpoint.sender(&job)?, &job)
         }
         Command::Receive { endpoint, job } => {
-            processor::pin(job.processor)?;
+            pin(job.processor)?;
             let received = end::receive(&mut *endpoint.receiver(&job)?, &job)?;
             println!("{:.4} {:.3}", received.mpps(), received.gbps());
             Ok(())

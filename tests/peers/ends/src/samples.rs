@@ -3,44 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use lgswitch::bench::distance::Distance;
 use serde::Serialize;
-
-/// How far apart the processors were, by the round trip of a cache line ([`crate::near`]).
-///
-/// The bounds lie in the gaps between what today's servers show: 20 to 60 ns between the two
-/// threads of a core, 75 to 140 ns between cores that share a cache, 300 ns and more where they
-/// do not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Distance {
-    /// Two threads of one core.
-    Core,
-    /// Two cores on one cache.
-    Cache,
-    /// Neither.
-    Apart,
-    /// They came nearer or went away while it was measured.
-    Moved,
-}
-
-impl Distance {
-    fn of_round_trip(nanoseconds: f64) -> Self {
-        match nanoseconds {
-            n if n < 67.0 => Self::Core,
-            n if n < 170.0 => Self::Cache,
-            _ => Self::Apart,
-        }
-    }
-
-    fn of_readings(before: f64, after: f64) -> Self {
-        let distance = Self::of_round_trip(before);
-        if distance == Self::of_round_trip(after) {
-            distance
-        } else {
-            Self::Moved
-        }
-    }
-}
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
@@ -115,7 +79,7 @@ fn sample(line: &str) -> Result<Sample> {
         },
         gbps: gbps.parse()?,
         near,
-        distance: Distance::of_readings(near[0], near[1]),
+        distance: Distance::of_readings(&near),
     })
 }
 

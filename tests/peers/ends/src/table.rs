@@ -6,9 +6,10 @@
 use std::fmt::Write;
 
 use anyhow::Result;
+use lgswitch::bench::distance::Distance;
 use serde::Serialize;
 
-use crate::samples::{Distance, Sample, Samples, spread};
+use crate::samples::{Sample, Samples, spread};
 
 /// What is held against what: a sharenet's part, and the peer that does the same.
 const RIVALS: [(&str, &str); 6] = [
@@ -141,7 +142,7 @@ fn header(out: &mut String, all: &Samples, distances: &[Distance]) {
     for &distance in distances {
         let near = all.samples.iter().filter(|s| s.distance == distance);
         let near = spread(near.flat_map(|s| s.near)).unwrap_or_default()[0];
-        let title = format!("{}, {near:.0} ns", name(distance));
+        let title = format!("{distance}, {near:.0} ns");
         let _ = write!(out, "  {title:>width$}", width = GROUP - 2);
     }
     let _ = write!(out, "\n{:<16}{:>6}", "PEER", "SIZE");
@@ -149,15 +150,6 @@ fn header(out: &mut String, all: &Samples, distances: &[Distance]) {
         let _ = write!(out, "  {:>8}{:>9}{:>7}{:>4}", "MPPS", "GBIT/S", "+-%", "N");
     }
     out.push('\n');
-}
-
-fn name(distance: Distance) -> &'static str {
-    match distance {
-        Distance::Core => "threads of a core",
-        Distance::Cache => "cores on a cache",
-        Distance::Apart => "cores apart",
-        Distance::Moved => "moved",
-    }
 }
 
 fn group(out: &mut String, row: Option<Row<'_>>) {
@@ -190,7 +182,7 @@ fn ratio_lines(out: &mut String, ratios: &[Ratio<'_>], distances: &[Distance]) {
                 .iter()
                 .find(|r| (r.of, r.to, r.size) == what && r.distance == distance);
             let cell = found.map_or("-".to_owned(), |r| format!("{:.2}", r.ratio));
-            let _ = write!(out, "  {:>17} {cell:>6}", name(distance));
+            let _ = write!(out, "  {distance:>17} {cell:>6}");
         }
         out.push('\n');
     }
