@@ -28,13 +28,12 @@ const STEPS: u64 = 4096;
 pub const MAX_PLAYERS: usize = 64;
 /// Where the bare ring is.
 pub(super) const RING: u64 = STEPS + MAX_PLAYERS as u64 * LINE;
-/// Its size: a sharenet's.
-pub(super) const RING_BYTES: u64 = crate::layout::Geometry::DEFAULT_RING;
 
 /// The file, mapped.
 #[derive(Debug)]
 pub struct Arena {
     map: Mapping,
+    ring_bytes: u64,
 }
 
 /// What the next task is waited for with.
@@ -47,20 +46,27 @@ pub enum Wait {
 }
 
 impl Arena {
-    /// Makes the file.
-    pub fn create(path: &Path) -> Result<()> {
+    /// Makes the file, with a bare ring of that many bytes, a power of two.
+    pub fn create(path: &Path, ring_bytes: u64) -> Result<()> {
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        file.set_len(RING + RING_BYTES)
+        file.set_len(RING + ring_bytes)
             .with_context(|| format!("Can't size {}", path.display()))
     }
 
     /// Opens it.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let map = Mapping::new(&file, 0, RING + RING_BYTES, true)?;
-        map.populate(&file, 0, 0, RING + RING_BYTES)
+        let len = file.metadata()?.len();
+        let map = Mapping::new(&file, 0, len, true)?;
+        map.populate(&file, 0, 0, len)
             .context("There is no memory for a bare ring")?;
-        Ok(Self { map })
+        let ring_bytes = len.saturating_sub(RING);
+        Ok(Self { map, ring_bytes })
+    }
+
+    /// Bytes of the bare ring.
+    pub(super) fn ring_bytes(&self) -> u64 {
+        self.ring_bytes
     }
 
     pub(super) fn map(&self) -> &Mapping {

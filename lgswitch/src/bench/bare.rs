@@ -18,16 +18,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::arena::{Arena, RING, RING_BYTES};
+use super::arena::{Arena, RING};
 use super::{BURST, Buffers, Measured, Patience, Timer};
 
 /// Bytes of a length.
 const LENGTH: u64 = 4;
-/// Lengths there is room for: as many as frames of a cache line.
-const LENGTHS: u64 = RING_BYTES / LINE as u64;
-/// Room for the bytes of frames: what lengths leave of what a sharenet's ring takes.
-const DATA_BYTES: u64 = RING_BYTES - LENGTHS * LENGTH;
-const DATA: u64 = RING + LENGTHS * LENGTH;
 /// A frame of this length ends the measurement.
 const LAST: u32 = 0;
 /// Bytes of a cache line.
@@ -40,33 +35,58 @@ fn burst(size: usize) -> usize {
     ((64 << 10) / size.max(1)).clamp(1, BURST)
 }
 
-/// Where one side is: frames, and bytes of data since the beginning. Both count alike.
+/// How the ring's bytes are used: lengths for as many frames as there are cache lines, and the frames.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    lengths: u64,
+    data: u64,
+    data_bytes: u64,
+}
+
+impl Shape {
+    fn of(ring_bytes: u64) -> Self {
+        let lengths = ring_bytes / LINE as u64;
+        Self {
+            lengths,
+            data: RING + lengths * LENGTH,
+            data_bytes: ring_bytes - lengths * LENGTH,
+        }
+    }
+}
+
+/// Where one side is. Both count alike.
 #[derive(Debug, Clone, Copy, Default)]
 struct Position {
+    /// Frames since the beginning.
     frames: u64,
+    /// Bytes since the beginning.
     bytes: u64,
+    /// Where that is in the ring.
+    at: u64,
 }
 
 impl Position {
     /// Where the length of the next frame is.
     #[inline]
-    fn length(&self) -> u64 {
-        RING + self.frames % LENGTHS * LENGTH
+    fn length(&self, shape: &Shape) -> u64 {
+        RING + (self.frames & (shape.lengths - 1)) * LENGTH
     }
 
     /// Goes past a frame of `len` bytes; gives where it is. A frame is in one piece, so one that does
     /// not fit at the end is at the start.
     #[inline]
-    fn advance(&mut self, len: usize) -> u64 {
+    fn advance(&mut self, shape: &Shape, len: usize) -> u64 {
         let size = len.next_multiple_of(LINE) as u64;
-        let to_end = DATA_BYTES - self.bytes % DATA_BYTES;
+        let to_end = shape.data_bytes - self.at;
         if size > to_end {
             self.bytes += to_end;
+            self.at = 0;
         }
-        let at = self.bytes % DATA_BYTES;
+        let at = self.at;
+        self.at += size;
         self.bytes += size;
         self.frames += 1;
-        DATA + at
+        shape.data + at
     }
 }
 
@@ -87,19 +107,20 @@ impl Writer {
         len: usize,
         count: usize,
     ) -> Result<()> {
+        let shape = Shape::of(arena.ring_bytes());
         let mut end = self.position;
         for _ in 0..count {
-            end.advance(len);
+            end.advance(&shape, len);
         }
-        if end.bytes - self.tail > DATA_BYTES {
-            self.await_room(arena, end.bytes)?;
+        if end.bytes - self.tail > shape.data_bytes {
+            self.await_room(arena, end.bytes - shape.data_bytes)?;
         }
         let map = arena.map();
         let mut position = self.position;
         for _ in 0..count {
-            let length = map.word32(position.length());
+            let length = map.word32(position.length(&shape));
             length.store(len as u32, Ordering::Relaxed);
-            let at = position.advance(len);
+            let at = position.advance(&shape, len);
             if len <= SHORT {
                 let lines = buffers.next(len.next_multiple_of(LINE)).as_chunks::<LINE>();
                 for (at, line) in (at..).step_by(LINE).zip(lines.0) {
@@ -115,11 +136,11 @@ impl Writer {
     }
 
     #[cold]
-    fn await_room(&mut self, arena: &Arena, end: u64) -> Result<()> {
+    fn await_room(&mut self, arena: &Arena, tail: u64) -> Result<()> {
         let mut patience = Patience::new();
         loop {
             self.tail = arena.tail().load(Ordering::Acquire);
-            if end - self.tail <= DATA_BYTES {
+            if self.tail >= tail {
                 return Ok(());
             }
             patience.poll()?;
@@ -160,13 +181,14 @@ impl Reader {
     /// Reads `count` frames that are there; gives their bytes, and whether one was the last.
     #[inline(never)]
     fn read(&mut self, arena: &Arena, buffers: &mut Buffers, count: u64) -> (u64, bool) {
+        let shape = Shape::of(arena.ring_bytes());
         let map = arena.map();
         let mut position = self.position;
         let (mut bytes, mut last) = (0, false);
         for _ in 0..count {
-            let length = map.word32(position.length()).load(Ordering::Relaxed);
+            let length = map.word32(position.length(&shape)).load(Ordering::Relaxed);
             let len = length as usize;
-            let at = position.advance(len);
+            let at = position.advance(&shape, len);
             if len <= SHORT {
                 let buffer = buffers.next(len.next_multiple_of(LINE));
                 let lines = buffer.as_chunks_mut::<LINE>();
@@ -225,11 +247,13 @@ mod tests {
 
     #[test]
     fn both_sides_find_a_frame_at_the_same_place_and_in_one_piece() {
+        let ring_bytes = 1 << 20;
+        let shape = Shape::of(ring_bytes);
         let (mut writer, mut reader) = (Position::default(), Position::default());
         for len in [64, 65_000, 1500, 60, 0].into_iter().cycle().take(1000) {
-            let at = writer.advance(len);
-            assert_eq!(at, reader.advance(len));
-            assert!(at >= DATA && at + len as u64 <= RING + RING_BYTES);
+            let at = writer.advance(&shape, len);
+            assert_eq!(at, reader.advance(&shape, len));
+            assert!(at >= shape.data && at + len as u64 <= RING + ring_bytes);
         }
         assert_eq!(writer.frames, 1000);
     }

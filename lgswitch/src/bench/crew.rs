@@ -15,6 +15,7 @@ use super::Measured;
 use super::alone::{Cost, Question};
 use super::arena::{Arena, MAX_PLAYERS};
 use super::player::{Player, Task, Work};
+use crate::layout::Geometry;
 use crate::segment::{CreateOptions, Segment};
 
 /// Jumbo frames are ordinary on the segment that is measured.
@@ -26,9 +27,14 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts `players` on a fresh segment, the first on the first of `processors` and the others on
-    /// the others in turn. No file is left when this returns.
-    pub fn start(folder: &Path, players: usize, processors: &[usize]) -> Result<Self> {
+    /// Starts `players` on a fresh segment with rings of that size, the first on the first of
+    /// `processors` and the others on the others in turn. No file is left when this returns.
+    pub fn start(
+        folder: &Path,
+        players: usize,
+        processors: &[usize],
+        ring_bytes: u64,
+    ) -> Result<Self> {
         let [first, others @ ..] = processors else {
             bail!("There is no processor to run on");
         };
@@ -38,6 +44,7 @@ impl Crew {
         let segment = Name::new(folder, "segment");
         let options = CreateOptions {
             mtu: MTU,
+            ring_bytes,
             ..CreateOptions::default()
         };
         Segment::create(&segment.0, &options)?;
@@ -45,21 +52,28 @@ impl Crew {
             0 => *first,
             _ => others[(number - 1) % others.len()],
         };
-        Self::of(folder, Some(&segment.0), (0..players).map(processor))
+        let processors = (0..players).map(processor);
+        Self::of(folder, Some(&segment.0), processors, ring_bytes)
     }
 
     /// Starts a single one, on no segment.
     pub fn single(folder: &Path, processor: usize) -> Result<Self> {
-        Self::of(folder, None, std::iter::once(processor))
+        Self::of(
+            folder,
+            None,
+            std::iter::once(processor),
+            Geometry::DEFAULT_RING,
+        )
     }
 
     fn of(
         folder: &Path,
         segment: Option<&Path>,
         processors: impl ExactSizeIterator<Item = usize>,
+        ring_bytes: u64,
     ) -> Result<Self> {
         let arena = Name::new(folder, "arena");
-        Arena::create(&arena.0)?;
+        Arena::create(&arena.0, ring_bytes)?;
         let players = processors.len();
         let hands = processors.enumerate().map(|(number, processor)| {
             Hand::start(&Player {

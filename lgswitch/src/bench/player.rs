@@ -224,7 +224,9 @@ impl Game {
             (Task::BareReceive { size }, _) => self.reader.receive(arena, *size, ready),
             (Task::BarePing { sleepy, seconds }, _) => words::ping(arena, *sleepy, *seconds, ready),
             (Task::BarePong { sleepy }, _) => words::pong(arena, *sleepy, ready),
-            (Task::Copy { size, seconds }, _) => copy(*size, *seconds, ready),
+            (Task::Copy { size, seconds }, _) => {
+                copy(arena.ring_bytes() as usize, *size, *seconds, ready)
+            }
             (Task::Ask(readings), _) => ask(arena, *readings, ready),
             (Task::Answer, _) => {
                 ready()?;
@@ -257,9 +259,14 @@ fn ask(arena: &Arena, readings: usize, ready: impl FnOnce() -> Result<()>) -> Re
 
 /// Each side of a transport copies every byte once: out of its buffers into something as large
 /// as a ring. Both do at once, so they share what two processors share.
-fn copy(size: usize, seconds: f64, ready: impl FnOnce() -> Result<()>) -> Result<Measured> {
+fn copy(
+    ring_bytes: usize,
+    size: usize,
+    seconds: f64,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<Measured> {
     let stride = size.next_multiple_of(64);
-    let places = super::arena::RING_BYTES as usize / stride;
+    let places = ring_bytes / stride;
     let mut ring = vec![1u8; places * stride];
     let mut buffers = Buffers::new(size);
     let mut result = Measured::default();

@@ -35,6 +35,8 @@ pub struct Plan {
     pub rates_only: bool,
     /// Where processes run: the first on the first.
     pub processors: Vec<usize>,
+    /// Bytes of a ring, ours and the bare one.
+    pub ring_bytes: u64,
     /// Memory-backed folder for the segments.
     pub folder: PathBuf,
 }
@@ -116,6 +118,8 @@ pub struct Report {
     pub turns: usize,
     /// The processors.
     pub processors: Vec<usize>,
+    /// Bytes of a ring.
+    pub ring_bytes: u64,
     /// One way between two.
     pub rates: Vec<Rate>,
     /// There and back.
@@ -133,12 +137,13 @@ impl Plan {
             seconds: self.seconds,
             turns: self.turns,
             processors: self.processors.clone(),
+            ring_bytes: self.ring_bytes,
             rates: Vec::new(),
             round_trips: Vec::new(),
             crowds: Vec::new(),
             costs: Vec::new(),
         };
-        let mut two = Crew::start(&self.folder, 2, &self.processors)?;
+        let mut two = Crew::start(&self.folder, 2, &self.processors, self.ring_bytes)?;
         for &size in &self.sizes {
             let what = format!("{size}-byte frames");
             let turns = self.turns(&mut two, &what, &rate(size, self.seconds), &mut progress)?;
@@ -162,7 +167,8 @@ impl Plan {
         }
         drop(two);
         if self.ports > 2 {
-            let mut many = Crew::start(&self.folder, self.ports, &self.processors)?;
+            let mut many =
+                Crew::start(&self.folder, self.ports, &self.processors, self.ring_bytes)?;
             let others = self.ports - 1;
             for (from, to) in [(others, 1), (1, others)] {
                 let what = format!("{from} to {to}");

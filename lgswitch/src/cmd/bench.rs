@@ -7,8 +7,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lgswitch::bench::report::{At, Plan, Report};
 use lgswitch::bench::{arena, player};
+use lgswitch::layout::Geometry;
 use nix::sys::signal::{SigSet, Signal};
 
+use super::create::parse_size;
 use super::link::print_json;
 use super::table;
 
@@ -33,6 +35,9 @@ pub struct BenchCommand {
     /// Seconds of one measurement, of which a turn has two or three
     #[arg(long, default_value_t = 0.05)]
     seconds: f64,
+    /// Size of a ring, ours and the bare one, as 2M [default: a segment's default]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value_t = Geometry::DEFAULT_RING, hide_default_value = true)]
+    ring: u64,
     /// Only rates between two processes
     #[arg(long)]
     rates_only: bool,
@@ -74,6 +79,7 @@ impl BenchCommand {
             seconds: self.seconds,
             turns: self.rounds,
             ports: self.ports,
+            ring_bytes: self.ring,
             rates_only: self.rates_only,
             processors,
             folder: folder.0.clone(),
@@ -156,8 +162,11 @@ fn distance(at: &At) -> String {
 
 fn print(report: &Report) {
     println!(
-        "Medians of {} turns of {} s on processors {:?}; ratios are to bounds of the same turn.",
-        report.turns, report.seconds, report.processors
+        "Medians of {} turns of {} s on processors {:?}, rings of {} KiB; ratios are to bounds of the same turn.",
+        report.turns,
+        report.seconds,
+        report.processors,
+        report.ring_bytes >> 10
     );
     let rows = report.rates.iter().map(|r| {
         [
