@@ -8,20 +8,31 @@
 //! its own card ends. Its mapping is replaced by pages of nobody's, and whoever works with it is
 //! told ([`Watch`]).
 //!
-//! `unsafe`: a signal handler. It reads a fixed table of atomics; it either puts pages in place of
+//! `unsafe`: a signal handler. It reads tables of atomics that only grow; it either puts pages in place of
 //! those that are gone, or writes one sentence with `write(2)`, calls a hook that must be
 //! async-signal-safe, and ends the process.
 
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
-/// Mappings the handler can name. More than this are mapped without being told apart from other
-/// reasons for SIGBUS.
-const WATCHED: usize = 4096;
+/// A mapping the handler can name.
+#[derive(Debug)]
+struct Entry {
+    /// 0 in one that is free.
+    start: AtomicUsize,
+    len: AtomicUsize,
+    kind: AtomicU8,
+}
 
-static START: [AtomicUsize; WATCHED] = [const { AtomicUsize::new(0) }; WATCHED];
-static LEN: [AtomicUsize; WATCHED] = [const { AtomicUsize::new(0) }; WATCHED];
-static KIND: [AtomicU8; WATCHED] = [const { AtomicU8::new(NEEDED) }; WATCHED];
-static HOOK: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+/// Entries that are searched one after another, and more of them when those are in use: a signal
+/// handler can follow a pointer, and take no lock. What was added once stays.
+struct Table {
+    entries: [Entry; 256],
+    next: AtomicPtr<Table>,
+}
+
+static FIRST: Table = Table::new();
+static HOOK: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
 /// Without this mapping the program can't go on.
 const NEEDED: u8 = 0;
@@ -30,19 +41,86 @@ const REPLACEABLE: u8 = 1;
 /// Other pages stand in for it.
 const REPLACED: u8 = 2;
 
-/// Remembers a mapping; tells its place in the table.
-fn enter(start: usize, len: usize, kind: u8) -> Option<usize> {
-    for (i, (s, l)) in START.iter().zip(&LEN).enumerate() {
-        // Taken by its address; watched from the store of its length on.
-        if s.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-        {
-            KIND[i].store(kind, Ordering::Relaxed);
-            l.store(len, Ordering::Release);
-            return Some(i);
+impl Entry {
+    const fn new() -> Self {
+        Self {
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            kind: AtomicU8::new(NEEDED),
         }
     }
-    None
+
+    /// Makes it one of these bytes, if it is free.
+    fn take(&self, start: usize, len: usize, kind: u8) -> bool {
+        // Taken by its address; watched from the store of its length on.
+        let taken = self
+            .start
+            .compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        if taken {
+            self.kind.store(kind, Ordering::Relaxed);
+            self.len.store(len, Ordering::Release);
+        }
+        taken
+    }
+
+    fn leave(&self) {
+        self.len.store(0, Ordering::Release);
+        self.start.store(0, Ordering::Release);
+    }
+
+    fn contains(&self, address: usize) -> bool {
+        let start = self.start.load(Ordering::Acquire);
+        start != 0 && address >= start && address - start < self.len.load(Ordering::Acquire)
+    }
+}
+
+impl Table {
+    const fn new() -> Self {
+        Self {
+            entries: [const { Entry::new() }; 256],
+            next: AtomicPtr::new(null_mut()),
+        }
+    }
+
+    /// The one after it, if there is one.
+    fn next(&self) -> Option<&'static Table> {
+        // SAFETY: null, or a table that `grow` made and nobody frees.
+        unsafe { self.next.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The one after it, made if need be.
+    fn grow(&self) -> &'static Table {
+        loop {
+            if let Some(next) = self.next() {
+                return next;
+            }
+            let made = Box::into_raw(Box::new(Table::new()));
+            let put =
+                self.next
+                    .compare_exchange(null_mut(), made, Ordering::AcqRel, Ordering::Relaxed);
+            if put.is_err() {
+                // SAFETY: made just now, and seen by nobody: another thread was first.
+                drop(unsafe { Box::from_raw(made) });
+            }
+        }
+    }
+}
+
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    std::iter::successors(Some(&FIRST), |table| table.next()).flat_map(|table| &table.entries)
+}
+
+/// Remembers a mapping.
+fn enter(start: usize, len: usize, kind: u8) -> &'static Entry {
+    let mut table = &FIRST;
+    loop {
+        let free = table.entries.iter().find(|e| e.take(start, len, kind));
+        match free {
+            Some(entry) => return entry,
+            None => table = table.grow(),
+        }
+    }
 }
 
 /// Remembers a mapping.
@@ -54,45 +132,38 @@ pub(crate) fn watch(start: usize, len: usize) {
 /// Forgets a mapping.
 #[cfg_attr(lgswitch_loom, allow(dead_code, reason = "a model maps nothing"))]
 pub(crate) fn forget(start: usize) {
-    let found = START
-        .iter()
-        .position(|s| s.load(Ordering::Relaxed) == start);
-    if let Some(i) = found {
-        leave(i);
+    let found = entries().find(|entry| entry.start.load(Ordering::Relaxed) == start);
+    if let Some(entry) = found {
+        entry.leave();
     }
-}
-
-fn leave(i: usize) {
-    LEN[i].store(0, Ordering::Release);
-    START[i].store(0, Ordering::Release);
 }
 
 /// A mapping the program can go on without.
 #[cfg_attr(lgswitch_loom, allow(dead_code, reason = "a model maps nothing"))]
 #[derive(Debug)]
-pub(crate) struct Watch(usize);
+pub(crate) struct Watch(&'static Entry);
 
 #[cfg_attr(lgswitch_loom, allow(dead_code, reason = "a model maps nothing"))]
 impl Watch {
-    /// Watches the `len` bytes mapped at `start`; `None` if too much is watched already.
+    /// Watches the `len` bytes mapped at `start`.
     ///
     /// # Safety
     /// They must be a mapping that stays until the watch is dropped. At any time zeroes may take the
     /// place of what they hold.
-    pub(crate) unsafe fn replaceable(start: usize, len: usize) -> Option<Self> {
-        enter(start, len, REPLACEABLE).map(Self)
+    pub(crate) unsafe fn replaceable(start: usize, len: usize) -> Self {
+        Self(enter(start, len, REPLACEABLE))
     }
 
     /// Whether other pages stand there by now.
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
-        KIND[self.0].load(Ordering::Acquire) == REPLACED
+        self.0.kind.load(Ordering::Acquire) == REPLACED
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        leave(self.0);
+        self.0.leave();
     }
 }
 
@@ -106,18 +177,15 @@ extern "C" fn handler(
 ) {
     // SAFETY: the kernel gives a valid `siginfo_t` to an SA_SIGINFO handler.
     let address = unsafe { (*info).si_addr() } as usize;
-    let ours = START.iter().zip(&LEN).position(|(s, l)| {
-        let start = s.load(Ordering::Acquire);
-        start != 0 && address >= start && address - start < l.load(Ordering::Acquire)
-    });
-    if let Some(i) = ours
-        && KIND[i].load(Ordering::Relaxed) != NEEDED
+    let ours = entries().find(|entry| entry.contains(address));
+    if let Some(entry) = ours
+        && entry.kind.load(Ordering::Relaxed) != NEEDED
         && replace(
-            START[i].load(Ordering::Relaxed),
-            LEN[i].load(Ordering::Relaxed),
+            entry.start.load(Ordering::Relaxed),
+            entry.len.load(Ordering::Relaxed),
         )
     {
-        KIND[i].store(REPLACED, Ordering::Release);
+        entry.kind.store(REPLACED, Ordering::Release);
         // Back to the access that failed, which now succeeds.
         return;
     }
@@ -155,7 +223,7 @@ fn replace(start: usize, len: usize) -> bool {
 /// Turns SIGBUS on a sharenet into a sentence and exit status 1. `restore`, if given, is called
 /// first (to put a terminal back, say) and must be async-signal-safe.
 pub fn install(restore: Option<extern "C" fn()>) {
-    let hook = restore.map_or(std::ptr::null_mut(), |f| f as *mut ());
+    let hook = restore.map_or(null_mut(), |f| f as *mut ());
     HOOK.store(hook, Ordering::Release);
     // SAFETY: a zeroed `sigaction` with a handler of the SA_SIGINFO form is a valid one.
     unsafe {

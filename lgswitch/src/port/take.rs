@@ -51,7 +51,8 @@ fn first_free(file: &File, range: Range<usize>) -> std::io::Result<Attempt<Optio
     Ok(result)
 }
 
-#[cfg(all(test, not(lgswitch_loom)))]
+#[cfg(test)]
+#[cfg(not(lgswitch_loom))]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -142,6 +142,26 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+/// What a one-page file grows to.
+fn grown() -> CreateOptions {
+    CreateOptions {
+        slots: layout::MAX_SLOTS as u32,
+        ..CreateOptions::default()
+    }
+}
+
+/// Whether a file of `size` bytes without a header can be one that grows at this moment, or whose
+/// grower died: the size is the first thing to grow.
+pub(super) fn may_be_growing(size: u64) -> bool {
+    let CreateOptions {
+        slots,
+        ring_bytes,
+        log_bytes,
+        ..
+    } = grown();
+    Geometry::new(slots, ring_bytes, log_bytes).is_ok_and(|grown| grown.file_bytes() == size)
+}
+
 /// Makes a segment of a one-page file, in place: its slots may be held by the seed's launchers.
 pub(super) fn grow(file: &File, path: &Path) -> Result<Header, Error> {
     let _admin = AdminLock::take(file).map_err(io_error("lock", path))?;
@@ -149,11 +169,7 @@ pub(super) fn grow(file: &File, path: &Path) -> Result<Header, Error> {
     if let Kind::Segment(header) = read_header(file, path)? {
         return Ok(header);
     }
-    let options = CreateOptions {
-        slots: layout::MAX_SLOTS as u32,
-        ..CreateOptions::default()
-    };
-    let header = options.header(path)?;
+    let header = grown().header(path)?;
     lay_out(file, path, &header).inspect_err(|_| {
         // Nothing half made: back to one page.
         let _ = file.set_len(PAGE);

@@ -19,7 +19,7 @@ pub use create::CreateOptions;
 pub use error::Error;
 pub(crate) use error::io_error;
 
-use create::{grow, make_default_folder};
+use create::{grow, make_default_folder, may_be_growing};
 
 use crate::layout::{self, Geometry, HEADER, HEADER_BYTES, Header, HeaderError, PAGE};
 use crate::lock::{self, AdminLock, Holder};
@@ -285,7 +285,7 @@ fn read_header(file: &File, path: &Path) -> Result<Kind, Error> {
             _ => io_error("read", path)(e),
         })?;
     // A grown page whose header is not written yet, or never was because its grower died.
-    if page == [0; HEADER_BYTES] && size > 2 * PAGE {
+    if page == [0; HEADER_BYTES] && may_be_growing(size) {
         return Ok(Kind::OnePage);
     }
     let header = Header::decode(&page).map_err(|reason| unusable(path, reason))?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 
+use lgswitch::frame::Offloads;
 use lgswitch::port::Sent;
 use lgswitch::{Gather, MacAddr, PortOptions, PortRx, PortTx, Segment, SlotIndex, VnetHeader};
 
@@ -35,11 +36,32 @@ pub fn mac(index: usize) -> MacAddr {
     MacAddr(2, 0, 0, 0x68, a, b)
 }
 
+/// A number the user may set in the environment.
+pub fn number(name: &str, default: u64) -> u64 {
+    let value = std::env::var(name).ok();
+    value.map_or(default, |v| v.parse().expect("a number"))
+}
+
+/// Where a segment belongs, if this machine has it.
+pub fn memory_backed() -> PathBuf {
+    let shm = Path::new("/dev/shm");
+    match shm.is_dir() {
+        true => shm.to_owned(),
+        false => std::env::temp_dir(),
+    }
+}
+
 /// Takes slot `index`.
 pub fn join(segment: &Arc<Segment>, index: usize) -> (PortTx, PortRx) {
+    join_with(segment, index, Offloads::NONE)
+}
+
+/// The same, and takes frames that are not finished.
+pub fn join_with(segment: &Arc<Segment>, index: usize, offloads: Offloads) -> (PortTx, PortRx) {
     let options = PortOptions {
         mac: Some(mac(index)),
         slot: SlotIndex::new(index),
+        offloads,
         ..PortOptions::default()
     };
     segment.port(options).unwrap().split()
@@ -94,9 +116,10 @@ impl Actor {
         }
     }
 
+    /// Tells it. One that has ended by now shows that in what it says.
     pub fn order(&mut self, what: &str) {
         let child = self.child.as_mut().unwrap();
-        writeln!(child.stdin.as_mut().unwrap(), "{what}").unwrap();
+        let _ = writeln!(child.stdin.as_mut().unwrap(), "{what}");
     }
 
     /// The next line it says; empty if it ended.

@@ -54,6 +54,39 @@ pub fn without_descriptors_a_port_is_refused_in_a_sentence_and_others_go_on() {
     }
 }
 
+/// The role: makes a segment with so many descriptors more than it has.
+pub fn make_with_few_descriptors() {
+    let path = role::segment_path();
+    let limit = 3 + role::index() as u64;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
+    let made = Segment::create(&path, &CreateOptions::default())
+        .and_then(|segment| segment.port(PortOptions::default()));
+    if let Err(error) = made {
+        eprintln!("{error}");
+    }
+}
+
+/// The claim.
+pub fn however_few_descriptors_a_segment_is_made_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut refusals = 0;
+    for more in 0..8 {
+        let path = folder.path().join(more.to_string());
+        let output = Actor::start("maker", &path, more).end();
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        refusals += usize::from(!said.is_empty());
+        assert!(said.lines().count() < 2, "{said}");
+        assert!(
+            said.is_empty() || said.contains("Too many open files"),
+            "{said}"
+        );
+        assert!(!path.exists() || Segment::open(&path).is_ok(), "half made");
+        assert!(!said.is_empty() || path.exists());
+    }
+    assert!((1..8).contains(&refusals), "{refusals} refusals");
+}
+
 /// `unshare` with what it takes to mount: root, or a user namespace.
 fn in_a_mount_namespace() -> Command {
     let mut command = Command::new("unshare");

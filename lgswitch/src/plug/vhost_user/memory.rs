@@ -178,7 +178,6 @@ impl Region {
         // SAFETY: this much is mapped there; the watch is dropped before the mapping, being the
         // field before it, and nothing else is ever put there.
         let watch = unsafe { Watch::replaceable(start as usize, size) };
-        let watch = watch.ok_or("more regions than this program can watch")?;
         Ok(Self {
             place,
             start,
