@@ -1,5 +1,5 @@
-//! The fuzz targets of `fuzz/`, with random bytes and the stable compiler: `PROPTEST_CASES` says how
-//! many. What guides itself by coverage needs nightly: `cargo +nightly fuzz run <target>`.
+//! The fuzz targets of `fuzz/`, with random bytes: `PROPTEST_CASES` says how many. What guides itself by
+//! coverage is `fuzz/run`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -11,12 +11,13 @@ use std::sync::atomic::Ordering;
 
 use lgswitch::layout::{Geometry, HEADER_BYTES, Header, slot_record as rec};
 use lgswitch::map::Mapping;
-use lgswitch::plug::vhost_user::virtqueue::{Chain, Ring, Virtqueue};
+use lgswitch::plug::vhost_user::memory::{Access, Memory, Place};
+use lgswitch::plug::vhost_user::virtqueue::{Ring, Virtqueue};
+use lgswitch::plug::vhost_user::{self, Options};
 use lgswitch::port::Verdict;
 use lgswitch::record::{self, Found};
 use lgswitch::report::SegmentReport;
 use lgswitch::{CreateOptions, PortOptions, Segment};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const RING: u64 = 1 << 18;
 
@@ -151,7 +152,7 @@ pub fn vhost_user(data: &[u8]) {
     let socket = folder.path().join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
     let port = segment.port(PortOptions::default()).unwrap();
-    let service = lgswitch::plug::vhost_user::serve(port, listener, "fuzzed").unwrap();
+    let service = vhost_user::serve(port, listener, Options::new("fuzzed")).unwrap();
     let vmm = UnixStream::connect(&socket).unwrap();
     vmm.set_nonblocking(true).unwrap();
     for message in data.chunks(64) {
@@ -185,40 +186,56 @@ pub fn vhost_user(data: &[u8]) {
 
 /// A guest's descriptors, rings and buffers: all of its memory is `data`.
 pub fn virtqueue(data: &[u8]) {
-    const MEMORY: usize = 1 << 14;
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+    const MEMORY: u64 = 1 << 14;
     let number = |at: usize| u64::from(*data.get(at).unwrap_or(&0));
     let mut ring = Ring {
         size: 1 << (number(0) % 12),
         descriptors: number(1) * 64,
         available: number(2) * 64,
         used: number(3) * 64,
-        next_available: number(4) as u16,
-        next_used: number(5) as u16,
+        next_available: number(4) as u32,
+        next_used: number(5) as u32,
         event_index: number(6) % 2 == 1,
+        quiet: number(6) % 4 > 1,
     };
     let body = data.get(7..).unwrap_or_default();
-    let room = body.len().min(MEMORY);
-    memory.write_slice(&body[..room], GuestAddress(0)).unwrap();
+    let file = memory_file(MEMORY);
+    file.write_all_at(&body[..body.len().min(MEMORY as usize)], 0)
+        .unwrap();
+    // Two regions that touch, so that buffers may lie across.
+    let half = |guest_address| Place {
+        guest_address,
+        vmm_address: guest_address,
+        size: MEMORY / 2,
+        offset: guest_address,
+    };
+    let file = || file.try_clone().unwrap().into();
+    let memory = Memory::map(vec![(half(0), file()), (half(MEMORY / 2), file())]).unwrap();
     let Some(mut queue) = Virtqueue::open(&memory, &mut ring) else {
         return;
     };
-    let mut chain = Chain::default();
+    let access = [Access::Read, Access::Write][(number(6) / 4 % 2) as usize];
     let count = queue.available().unwrap_or(0).min(queue.size());
     for ahead in 0..count {
-        if queue.chain(ahead, &mut chain).is_err() {
+        queue.prefetch_descriptor(ahead);
+        queue.prefetch_buffer(ahead, access);
+        let mut bytes = 0;
+        let head = queue.chain(ahead, access, |run| {
+            bytes += run.len();
+            match access {
+                Access::Read => assert_eq!(run.bytes().to_vec().len(), run.len()),
+                Access::Write => run.write(0, &vec![0; run.len()]),
+            }
+        });
+        let Ok(head) = head else {
             break;
-        }
-        let bytes: usize = chain.readable.iter().map(|part| part.to_vec().len()).sum();
-        assert!(bytes <= (usize::from(queue.size()) + 1) * MEMORY);
-        for run in &chain.writable {
-            run.write(0, &vec![0; run.room()]);
-        }
-        queue.give_back(chain.head, chain.room() as u32);
+        };
+        assert!(bytes <= (queue.size() as usize + 1) * MEMORY as usize);
+        queue.give_back(head, bytes as u32);
     }
     queue.take(count);
     queue.show();
-    let _ = queue.enable_kicks();
+    queue.enable_kicks();
     queue.disable_kicks();
 }
 
