@@ -9,15 +9,15 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 
-use lgswitch::layout::{Geometry, HEADER_BYTES, Header, slot_record as rec};
+use lgswitch::layout::{Geometry, HEADER_BYTES, Header, PAIR_HEAD, PAIR_TAIL, slot_record as rec};
 use lgswitch::map::Mapping;
 use lgswitch::plug::vhost_user::memory::{Access, Memory, Place};
 use lgswitch::plug::vhost_user::virtqueue::{Ring, Virtqueue};
 use lgswitch::plug::vhost_user::{self, Options};
-use lgswitch::port::Verdict;
+use lgswitch::port::{Sent, Verdict};
 use lgswitch::record::{self, Found};
 use lgswitch::report::SegmentReport;
-use lgswitch::{CreateOptions, PortOptions, Segment};
+use lgswitch::{CreateOptions, Gather, PortOptions, Segment, VnetHeader};
 
 const RING: u64 = 1 << 18;
 
@@ -109,34 +109,60 @@ pub fn records(data: &[u8]) {
     }
 }
 
-/// A whole port, with a ring, a log, and their positions written by somebody else.
+/// A whole port, sending and receiving, with everything it reads written by somebody else.
 pub fn port(data: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("port");
     let segment = Segment::create(&path, &options()).unwrap();
     let (_a_tx, _a_rx) = segment.port(PortOptions::default()).unwrap().split();
-    let (_b_tx, mut rx) = segment.port(PortOptions::default()).unwrap().split();
+    let (mut tx, mut rx) = segment.port(PortOptions::default()).unwrap().split();
     let g = *segment.geometry();
     let file = File::options().read(true).write(true).open(&path).unwrap();
     let control = Mapping::new(&file, 0, g.rings(), true).unwrap();
     for chunk in data.chunks(256) {
         let number = |at: usize| u64::from(*chunk.get(at).unwrap_or(&0));
-        let body = chunk.get(4..).unwrap_or_default();
+        let body = chunk.get(12..).unwrap_or_default();
         let place = match number(0) % 2 {
             0 => g.ring(0, 1),
             _ => g.log(0),
         };
         file.write_all_at(body, place + number(1) * 64).unwrap();
         let words = [
-            (g.pair(0, 1), number(2) * 64),
+            (g.pair(0, 1) + PAIR_HEAD, number(2) * 64),
+            (g.pair(1, 0) + PAIR_TAIL, number(4) << (number(5) % 64)),
             (g.slot(0) + rec::FLOOD_HEAD, number(3) * 64),
             (g.slot(0) + rec::FLOOD_RESERVED, number(2) * number(3) * 64),
             (g.slot(0) + rec::FLOOD_FRAMES, number(2)),
+            (g.slot(0) + rec::GENERATION, number(6)),
+            (g.slot(0) + rec::OFFLOADS, number(7)),
             (g.slot(1) + rec::PENDING, u64::MAX),
         ];
         for (at, value) in words {
             control.word64(at).store(value, Ordering::Relaxed);
         }
+        // Both slots' addresses, and one nobody has; the frame is for one of the first, or all.
+        control.write(0, &[2, 0, 0, 0, 0, 1 + (number(8) & 1) as u8]);
+        control
+            .byte(0)
+            .store(2 | (number(8) >> 1 & 1) as u8, Ordering::Relaxed);
+        let to = match number(9) % 3 {
+            0 => [0xff; 6],
+            to => [2, 0, 0, 0, 0, to as u8],
+        };
+        let mut frame = [to, [2, 0, 0, 0, 0, 9]].concat();
+        frame.extend(body);
+        let header = VnetHeader {
+            flags: number(10) as u8,
+            gso_type: number(11) as u8,
+            gso_size: number(1) as u16,
+            checksum_start: number(2) as u16,
+            checksum_offset: number(3) as u16,
+            ..VnetHeader::default()
+        };
+        if let Sent::Full(_) = tx.send(&header, &Gather::new(&[frame.as_slice().into()])) {
+            tx.give_up();
+        }
+        tx.flush();
         let handled = rx.recv(64, |frame| {
             assert!(frame.bytes.to_vec().len() >= 14);
             Verdict::Taken

@@ -15,12 +15,12 @@
 mod bell;
 mod card;
 mod features;
-mod memory;
+pub mod memory;
 mod message;
 mod pump;
 mod rss;
 mod session;
-mod virtqueue;
+pub mod virtqueue;
 
 use std::io;
 use std::os::unix::net::UnixListener;
