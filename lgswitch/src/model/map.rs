@@ -10,6 +10,8 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use loom::cell::UnsafeCell;
+
 use crate::frame::Gather;
 use crate::layout::Geometry;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
@@ -21,7 +23,37 @@ enum Word {
     Whole(AtomicU64),
 }
 
-type Area = HashMap<u64, Word>;
+/// What loom watches; nothing is in it.
+#[derive(Debug)]
+struct Watched(UnsafeCell<()>);
+
+// SAFETY: there are no bytes to race for; loom checks what would be a race for others.
+unsafe impl Sync for Watched {}
+// SAFETY: as above.
+unsafe impl Send for Watched {}
+
+#[derive(Debug, Default)]
+struct Area {
+    words: HashMap<u64, Word>,
+    /// A ring's.
+    cells: HashMap<u64, Watched>,
+}
+
+impl Area {
+    /// A word is about to be copied out.
+    fn reads(&self, at: u64) {
+        if let Some(cell) = self.cells.get(&at) {
+            cell.0.with(|_| ());
+        }
+    }
+
+    /// A word is about to be copied in.
+    fn writes(&self, at: u64) {
+        if let Some(cell) = self.cells.get(&at) {
+            cell.0.with_mut(|_| ());
+        }
+    }
+}
 
 loom::lazy_static! {
     /// The file's areas by their offset. Not loom's mutex: it is no part of what is modelled.
@@ -46,19 +78,30 @@ pub fn reset(geometry: &Geometry) {
             };
             (at, word)
         });
-    areas.insert(0, Arc::new(control.collect()));
-    let data = |bytes: u64| -> Arc<Area> {
-        let words = (0..bytes).step_by(8);
-        Arc::new(
-            words
-                .map(|at| (at, Word::Whole(AtomicU64::new(0))))
-                .collect(),
-        )
+    let control = Area {
+        words: control.collect(),
+        cells: HashMap::new(),
+    };
+    areas.insert(0, Arc::new(control));
+    let log = |bytes: u64| Area {
+        words: (0..bytes)
+            .step_by(8)
+            .map(|at| (at, Word::Whole(AtomicU64::new(0))))
+            .collect(),
+        cells: HashMap::new(),
+    };
+    let ring = |bytes: u64| Area {
+        cells: (0..bytes)
+            .step_by(8)
+            .map(|at| (at, Watched(UnsafeCell::new(()))))
+            .collect(),
+        ..log(bytes)
     };
     for from in 0..geometry.slots() {
-        areas.insert(geometry.log(from), data(geometry.log_bytes()));
+        areas.insert(geometry.log(from), Arc::new(log(geometry.log_bytes())));
         for to in 0..geometry.slots() {
-            areas.insert(geometry.ring(from, to), data(geometry.ring_bytes()));
+            let bytes = geometry.ring_bytes();
+            areas.insert(geometry.ring(from, to), Arc::new(ring(bytes)));
         }
     }
 }
@@ -89,14 +132,14 @@ impl Mapping {
     }
 
     pub fn byte(&self, offset: u64) -> &AtomicU8 {
-        match self.area.get(&offset) {
+        match self.area.words.get(&offset) {
             Some(Word::Byte(byte)) => byte,
             other => panic!("no byte at {offset} but {other:?}"),
         }
     }
 
     pub fn word32(&self, offset: u64) -> &AtomicU32 {
-        match self.area.get(&offset) {
+        match self.area.words.get(&offset) {
             Some(Word::Half(word)) => word,
             other => panic!("no 32-bit word at {offset} but {other:?}"),
         }
@@ -125,6 +168,7 @@ impl Mapping {
                 _ => word.load(Relaxed).to_le_bytes(),
             };
             whole[..chunk.len()].copy_from_slice(chunk);
+            self.area.writes(offset + i as u64 * 8);
             word.store(u64::from_le_bytes(whole), Relaxed);
         }
     }
@@ -147,7 +191,7 @@ impl Mapping {
 }
 
 fn whole(area: &Area, offset: u64) -> &AtomicU64 {
-    match area.get(&offset) {
+    match area.words.get(&offset) {
         Some(Word::Whole(word)) => word,
         other => panic!("no 64-bit word at {offset} but {other:?}"),
     }
@@ -238,13 +282,14 @@ fn copy_out(area: &Area, start: u64, out: &mut [u8]) {
     let mut done = 0;
     while done < out.len() {
         let at = start + done as u64;
-        if let Some(Word::Byte(byte)) = area.get(&at) {
+        if let Some(Word::Byte(byte)) = area.words.get(&at) {
             out[done] = byte.load(Relaxed);
             done += 1;
             continue;
         }
         let skip = (at % 8) as usize;
         let word = whole(area, at - skip as u64).load(Relaxed).to_le_bytes();
+        area.reads(at - skip as u64);
         let n = (8 - skip).min(out.len() - done);
         out[done..done + n].copy_from_slice(&word[skip..skip + n]);
         done += n;

@@ -15,9 +15,9 @@
 //! word has a second one beside it, which every access first stores to with no order: loom then sees all
 //! accesses as in conflict, and tries them all. Nobody loads the second word, so it orders nothing.
 //!
-//! What it cannot show: a load that takes effect after a store which follows it, since loom performs
-//! loads where they stand. The order of a ring's `tail` after the copy rests on the argument in
-//! [`crate::ring`] alone.
+//! loom performs loads where they stand, so it cannot show one that takes effect after a store which follows
+//! it: a ring's `tail` published before the copy is done. Instead it is made to see that copies in and
+//! copies out of a ring are ordered at all ([`map`]).
 //!
 //! Searches are bounded by
 //! the number of times a thread is interrupted where it need not be ([`check`]); bugs of this kind
