@@ -138,26 +138,29 @@ fn messages_that_are_malformed_or_refused_end_their_connection() {
 #[test]
 fn messages_that_are_cut_short_or_no_messages_end_their_connection() {
     let plug = &mut Plugged::new(1);
-    let header = |flags: u32, size: u32| [request::SET_FEATURES, flags, size].map(u32::to_le_bytes);
-    let cut: &[(&[u8], &str)] = &[
-        (&[1], "cut short"),
-        (&header(1, 8).as_flattened()[..11], "cut short"),
-        (header(1, 8).as_flattened(), "cut short"),
-        (header(2, 0).as_flattened(), "version"),
-        (header(1 | 4, 0).as_flattened(), "version"),
-        (header(1, u32::MAX).as_flattened(), "longer than any"),
-        (&[0xff; 64], "version"),
+    let header = |flags: u32, size: u32| {
+        let words = [request::SET_FEATURES, flags, size];
+        words.map(u32::to_le_bytes).concat()
+    };
+    let cut = [
+        (vec![1], "cut short"),
+        (header(1, 8)[..11].to_vec(), "cut short"),
+        (header(1, 8), "cut short"),
+        (header(2, 0), "version"),
+        (header(1 | 4, 0), "version"),
+        (header(1, u32::MAX), "longer than any"),
+        (vec![0xff; 64], "version"),
     ];
     for (bytes, sentence) in cut {
         let mut guest = plug.guest();
-        guest.socket.write_all(bytes).unwrap();
+        guest.socket.write_all(&bytes).unwrap();
         // It neither says more nor hangs up, and is not waited for.
         ends_with(plug, guest, sentence);
     }
     // Who hangs up has broken nothing.
-    for bytes in [&[][..], header(1, 8).as_flattened()] {
+    for bytes in [vec![], header(1, 8)] {
         let mut guest = plug.guest();
-        guest.socket.write_all(bytes).unwrap();
+        guest.socket.write_all(&bytes).unwrap();
     }
     plug.serves_a_good_guest();
 }

@@ -145,6 +145,8 @@ impl Guest {
         self.say_numbers(request::SET_VRING_CALL, &[index], &[call.as_fd()]);
         self.say_numbers(request::SET_VRING_KICK, &[index], &[queue.kick.as_fd()]);
         self.say_numbers(request::SET_VRING_ENABLE, &[state(1)], &[]);
+        // Once this is answered, all that was heard.
+        self.ask(request::GET_FEATURES);
         queue
     }
 

@@ -22,6 +22,7 @@ use super::features;
 use super::message::{Message, ProtocolError};
 use super::pump::{self, Burst};
 use super::session::Session;
+use super::virtqueue::Broken;
 use crate::plug::patience::{self, Patience};
 use crate::plug::polling::Polling;
 use crate::port::{Caller, Port, PortRx, PortTx};
@@ -215,6 +216,15 @@ impl Card {
 
     /// One burst of each queue.
     fn turn(&mut self) -> Result<Turn, ProtocolError> {
+        let end = self.bursts();
+        if self.session.memory.is_lost() {
+            // Whatever sense was made of it.
+            return Err(ProtocolError::MemoryLost);
+        }
+        Ok(end?)
+    }
+
+    fn bursts(&mut self) -> Result<Turn, Broken> {
         let Session { memory, queues, .. } = &mut self.session;
         let mut sent = Burst::Idle;
         let transmit = queues.iter_mut().skip(1).step_by(2);
@@ -223,9 +233,6 @@ impl Card {
         }
         let receive = queues.iter_mut().step_by(2);
         let received = pump::receive(memory, receive, &mut self.rx)?;
-        if memory.is_lost() {
-            return Err(ProtocolError::MemoryLost);
-        }
         Ok(match (sent, received) {
             (Burst::Some, _) | (_, Burst::Some) => Turn::Busy,
             (Burst::Stuck, _) => Turn::NoRoom,
