@@ -48,7 +48,7 @@ macro_rules! mortal {
     ($name:ident, $int:ty, $doc:literal) => {
         #[doc = $doc]
         #[derive(Debug)]
-        #[cfg_attr(not(lgswitch_loom), repr(transparent))]
+        #[cfg_attr(not(lgswitch_loom), derive(Default), repr(transparent))]
         pub struct $name {
             word: raw::$name,
             /// See `model`: it makes loom see every access as one that matters.
