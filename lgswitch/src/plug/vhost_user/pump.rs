@@ -202,9 +202,12 @@ impl<'m, 'q> Filler<'m, 'q> {
     /// Looks how many chains there are by now. The guest writes that word, so not for every frame.
     #[cold]
     fn look(&mut self) -> Result<(), Broken> {
-        self.vq.disable_kicks();
-        self.available = self.vq.available()?;
-        fetch_first(&self.vq, self.available, Access::Write);
+        let before = std::mem::replace(&mut self.available, self.vq.available()?);
+        if self.available > before {
+            // Only now: if there is nothing new, the guest is still to tell.
+            self.vq.disable_kicks();
+            fetch_first(&self.vq, self.available, Access::Write);
+        }
         Ok(())
     }
 
