@@ -213,6 +213,12 @@ impl<'m> Run<'m> {
         self.len
     }
 
+    /// Whether it is a place without bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Whether it starts on a multiple of `align`.
     #[inline]
     pub fn is_aligned(&self, align: usize) -> bool {
