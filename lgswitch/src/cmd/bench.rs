@@ -14,14 +14,18 @@ use super::create::parse_size;
 use super::link::print_json;
 use super::table;
 
-/// Measure a fresh segment between processes, beside what this machine can do at best.
-///
-/// Every figure is taken in short turns with its bound, and with the distance of the two processors,
-/// which in a virtual machine changes at the host's will: the round trip of a cache line between
-/// them. A line of a table is what was found at one distance; ratios are medians of the turns'.
-/// The bounds are a bare ring that copies twice, plain copies on both processors at once, and the
-/// round trip of a bare word by cache line or futex.
+/// What `--help` says below the options.
+const ABOUT: &str = "\
+Every figure is taken in short turns with its bound, and with the distance of the two processors:
+the round trip of a cache line between them, which in a virtual machine changes at the host's will.
+A line of a table is what was found at one distance; ratios are medians of the turns' own.
+
+The bounds are a bare ring that copies twice and does nothing else, plain copies on both
+processors at once, and the round trip of a bare word by cache line or futex.";
+
+/// Measure a fresh segment between processes
 #[derive(Debug, Args)]
+#[command(after_help = ABOUT)]
 pub struct BenchCommand {
     /// Bytes of a frame; above 9014 it crosses as one large segment
     #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = [64, 512, 1500, 9000, 65_000])]
