@@ -9,6 +9,7 @@ pub const ETHERNET_HEADER: usize = 14;
 /// What stands beside a frame on the wire: the first ten bytes of `struct virtio_net_hdr`
 /// (Virtual I/O Device 1.2, section 5.1.6), in little endian.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct VnetHeader {
     /// [`NEEDS_CHECKSUM`](Self::NEEDS_CHECKSUM), [`CHECKSUM_VALID`](Self::CHECKSUM_VALID).
     pub flags: u8,

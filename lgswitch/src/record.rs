@@ -31,7 +31,7 @@ const FILLER: u32 = 2;
 /// Bytes a record of a frame of `len` bytes takes.
 #[inline]
 pub fn size(len: usize) -> u64 {
-    (HEAD_BYTES + len as u64).next_multiple_of(ALIGN)
+    (HEAD_BYTES + len as u64 + (ALIGN - 1)) & !(ALIGN - 1)
 }
 
 /// Where `position` is in a ring of `capacity` bytes, a power of two.
@@ -50,7 +50,7 @@ pub fn space(position: u64, capacity: u64, len: usize) -> u64 {
 
 /// Writes a record, and a filler before it if need be, at `position`; tells the position after
 /// it. The caller owns that space and publishes it afterwards.
-#[inline]
+#[inline(always)]
 pub fn write(
     map: &Mapping,
     position: u64,
@@ -71,14 +71,8 @@ pub fn write(
         at = 0;
     }
     let [low, high] = header.words();
-    let head = map.words::<4>(at);
-    head[0].store(
-        frame.len() as u64 | u64::from(FRAME) << 32,
-        Ordering::Relaxed,
-    );
-    head[1].store(sequence, Ordering::Relaxed);
-    head[2].store(low, Ordering::Relaxed);
-    head[3].store(high | u64::from(count) << 32, Ordering::Relaxed);
+    let first = frame.len() as u64 | u64::from(FRAME) << 32;
+    map.write_words(at, [first, sequence, low, high | u64::from(count) << 32]);
     map.put(at + HEAD_BYTES, frame);
     end
 }
@@ -111,7 +105,7 @@ pub enum Found<'a> {
 
 /// Looks at `position`, with everything before `published` there to be read. Each number is read
 /// once. `position` is the reader's own; `published` may be anything.
-#[inline]
+#[inline(always)]
 pub fn read(map: &Mapping, position: u64, published: u64) -> Found<'_> {
     let capacity = map.len() as u64;
     let mut position = position;

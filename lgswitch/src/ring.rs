@@ -185,7 +185,7 @@ impl RingWriter {
     }
 
     /// Writes a frame, unpublished.
-    #[inline]
+    #[inline(always)]
     pub fn write(
         &mut self,
         segment: &Segment,
@@ -268,7 +268,7 @@ impl RingReader {
     }
 
     /// The next record, which stays until [`take`](Self::take)n.
-    #[inline]
+    #[inline(always)]
     pub fn peek(&mut self, segment: &Segment) -> Found<'_> {
         if self.is_drained() {
             return Found::Nothing;

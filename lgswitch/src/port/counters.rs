@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::map::Mapping;
+use crate::ring::Refused;
 
 /// Why a frame was not sent. The number is its place in the slot record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,15 @@ pub enum TxDrop {
     Filtered = 4,
     /// A copy for a promiscuous port whose ring is full; the frame itself was sent.
     CopyFull = 5,
+}
+
+impl From<Refused> for TxDrop {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::RingFull,
+            Refused::NoMemory => Self::NoMemory,
+        }
+    }
 }
 
 /// Why a frame that was sent did not come in. The number is its place in the slot record.

@@ -112,6 +112,7 @@ impl Held {
     }
 
     /// What this port takes unfinished.
+    #[inline]
     pub(crate) fn offloads(&self) -> Offloads {
         Offloads::from_bits(self.offloads.load(Ordering::Relaxed))
     }

@@ -409,7 +409,7 @@ impl Visit<'_> {
 
     /// Learns from a frame, checks that we take its kind, hands it over, counts it. Its source is not
     /// learned again if it is the one `learned` just now.
-    #[inline]
+    #[inline(always)]
     fn hand_over(
         &mut self,
         frame: &Frame<'_>,

@@ -140,6 +140,7 @@ impl PortTx {
     }
 
     /// Brings up to date what is looked up once a burst.
+    #[inline(never)]
     fn refresh(&mut self) {
         self.peers.refresh(&self.held.segment);
         self.now = None;
@@ -176,6 +177,7 @@ impl PortTx {
         }
     }
 
+    #[inline]
     fn unicast(
         &mut self,
         slot: SlotIndex,
@@ -186,39 +188,60 @@ impl PortTx {
     ) -> Sent {
         match self.write(slot, header, needs, frame) {
             Ok(()) => {}
-            Err(TxDrop::RingFull) => {
-                if !self.bury(slot) {
-                    return Sent::Full(slot);
-                }
-                // Nobody is there any more. What does its address say now?
-                self.refresh();
-                return match self.target(to) {
-                    Target::One(other) if other != slot => {
-                        self.unicast(other, to, header, needs, frame)
-                    }
-                    _ => self.flood(header, needs, frame),
-                };
-            }
+            Err(TxDrop::RingFull) => return self.full(slot, to, header, needs, frame),
             Err(reason) => return self.drop(reason),
         }
         self.counters.count(frame.len());
-        // Those who want every frame.
         if self.peers.any_promiscuous() {
-            let mut others = self.peers.promiscuous().clone();
-            others.remove(slot);
-            for other in others.iter() {
-                match self.write(other, header, needs, frame) {
-                    Ok(()) => {}
-                    Err(TxDrop::RingFull) if self.bury(other) => self.refreshed = 0,
-                    Err(TxDrop::RingFull) => self.count_drop(TxDrop::CopyFull),
-                    Err(reason) => self.count_drop(reason),
-                }
-            }
+            self.copy_to_promiscuous(slot, header, needs, frame);
         }
         Sent::Done
     }
 
+    /// The ring of a frame's receiver is full.
+    #[cold]
+    fn full(
+        &mut self,
+        slot: SlotIndex,
+        to: u64,
+        header: &VnetHeader,
+        needs: Offloads,
+        frame: &Gather<'_>,
+    ) -> Sent {
+        if !self.bury(slot) {
+            return Sent::Full(slot);
+        }
+        // Nobody is there any more. What does its address say now?
+        self.refresh();
+        match self.target(to) {
+            Target::One(other) if other != slot => self.unicast(other, to, header, needs, frame),
+            _ => self.flood(header, needs, frame),
+        }
+    }
+
+    /// A frame that was sent to `slot`, for those who want every frame.
+    #[cold]
+    fn copy_to_promiscuous(
+        &mut self,
+        slot: SlotIndex,
+        header: &VnetHeader,
+        needs: Offloads,
+        frame: &Gather<'_>,
+    ) {
+        let mut others = self.peers.promiscuous().clone();
+        others.remove(slot);
+        for other in others.iter() {
+            match self.write(other, header, needs, frame) {
+                Ok(()) => {}
+                Err(TxDrop::RingFull) if self.bury(other) => self.refreshed = 0,
+                Err(TxDrop::RingFull) => self.count_drop(TxDrop::CopyFull),
+                Err(reason) => self.count_drop(reason),
+            }
+        }
+    }
+
     /// Writes a frame to one ring, finished as far as its reader needs it.
+    #[inline]
     fn write(
         &mut self,
         slot: SlotIndex,
@@ -226,60 +249,64 @@ impl PortTx {
         needs: Offloads,
         frame: &Gather<'_>,
     ) -> Result<(), TxDrop> {
-        let refused = |refused| match refused {
-            Refused::Full => TxDrop::RingFull,
-            Refused::NoMemory => TxDrop::NoMemory,
-        };
-        let segment = &self.held.segment;
         if self.log.is_unpublished() {
             // What was sent before must not be seen after.
-            self.log.publish(segment);
+            self.log.publish(&self.held.segment);
         }
         let peer = match &mut self.rings[slot.get()] {
             Some(peer) if peer.burst == self.burst => peer,
             _ => {
-                self.look_up(slot).map_err(refused)?;
+                self.look_up(slot)?;
                 match &mut self.rings[slot.get()] {
                     Some(peer) => peer,
+                    // It was just made.
                     None => return Err(TxDrop::NoMemory),
                 }
             }
         };
-        let segment = &self.held.segment;
-        let sequence = self.sequence;
         self.sequence += 1;
-        if peer.takes.contains(needs) {
-            return peer
-                .ring
-                .write(segment, sequence, header, frame)
-                .map_err(refused);
+        if !peer.takes.contains(needs) {
+            return self.write_finished(slot, header, frame);
         }
-        self.finished
-            .finish(header, frame)
-            .map_err(|_| TxDrop::Malformed)?;
+        let segment = &self.held.segment;
+        let written = peer.ring.write(segment, self.sequence, header, frame);
+        written.map_err(TxDrop::from)
+    }
+
+    /// Writes a frame to the ring of one who can't take it as it is.
+    #[inline(never)]
+    fn write_finished(
+        &mut self,
+        slot: SlotIndex,
+        header: &VnetHeader,
+        frame: &Gather<'_>,
+    ) -> Result<(), TxDrop> {
+        let finished = self.finished.finish(header, frame);
+        finished.map_err(|_| TxDrop::Malformed)?;
+        let segment = &self.held.segment;
+        let Some(Peer { ring, .. }) = self.rings[slot.get()].as_deref_mut() else {
+            return Ok(());
+        };
         // All of them or none: half a segment is worth nothing.
-        let lengths = self.finished.frames().map(<[u8]>::len);
-        peer.ring.reserve(segment, lengths).map_err(refused)?;
+        ring.reserve(segment, self.finished.frames().map(<[u8]>::len))?;
         for packet in self.finished.frames() {
             let part = [SharedBytes::from(packet)];
-            let packet = Gather::new(&part);
-            peer.ring
-                .write(segment, sequence, &VnetHeader::default(), &packet)
-                .map_err(refused)?;
+            let header = VnetHeader::default();
+            ring.write(segment, self.sequence, &header, &Gather::new(&part))?;
         }
         Ok(())
     }
 
     /// Looks up what we go by for the rest of a burst in which something is sent to `slot`.
+    #[inline(never)]
     fn look_up(&mut self, slot: SlotIndex) -> Result<(), Refused> {
         let segment = &self.held.segment;
         let (control, record) = (segment.control(), segment.geometry().slot(slot.get()));
         let generation = control.word64(record + rec::GENERATION);
         let generation = generation.load(Ordering::Acquire);
-        let place = &mut self.rings[slot.get()];
-        let peer = match place {
+        let peer = match &mut self.rings[slot.get()] {
             Some(peer) => peer,
-            None => place.insert(Box::new(Peer {
+            none => none.insert(Box::new(Peer {
                 ring: RingWriter::open(segment, self.held.slot, slot)?,
                 burst: 0,
                 generation,
@@ -302,14 +329,14 @@ impl PortTx {
     }
 
     /// Writes a frame to the log: whole packets with whole checksums, whoever listens.
+    #[inline(never)]
     fn flood(&mut self, header: &VnetHeader, needs: Offloads, frame: &Gather<'_>) -> Sent {
         // What was sent before must not be seen after.
         self.publish_rings();
         let segment = &self.held.segment;
         let mut write = |header: &VnetHeader, frame: &Gather<'_>| {
-            let sequence = self.sequence;
             self.sequence += 1;
-            self.log.write(segment, sequence, header, frame)
+            self.log.write(segment, self.sequence, header, frame)
         };
         let result = if needs == Offloads::NONE {
             write(header, frame)
