@@ -318,6 +318,14 @@ impl<'a> SharedBytes<'a> {
         }
     }
 
+    /// Whether they are the same as `bytes`, as far as one can say of bytes that may change.
+    #[inline]
+    pub fn equal(&self, bytes: &[u8]) -> bool {
+        // SAFETY: both are `len` long; see the module for bytes that change as they are read.
+        self.len == bytes.len()
+            && unsafe { libc::memcmp(self.start.cast(), bytes.as_ptr().cast(), self.len) } == 0
+    }
+
     /// Copies as many as fit to `out`; tells how many.
     #[inline]
     pub fn copy_to(&self, out: &mut [u8]) -> usize {

@@ -90,9 +90,11 @@ impl Peers {
     /// Brings it up to date.
     #[inline]
     pub fn refresh(&mut self, segment: &Segment) {
-        self.fresh.resize(segment.high_water() * MAC_BYTES, 0);
-        segment.control().read(0, &mut self.fresh);
-        if self.fresh != self.page {
+        let bytes = segment.high_water() * MAC_BYTES;
+        let page = segment.control().bytes(0, bytes);
+        if bytes != self.page.len() || !page.equal(&self.page) {
+            self.fresh.resize(bytes, 0);
+            page.copy_to(&mut self.fresh);
             self.rebuild();
         }
     }

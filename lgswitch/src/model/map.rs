@@ -256,6 +256,10 @@ impl<'a> SharedBytes<'a> {
         len
     }
 
+    pub fn equal(&self, bytes: &[u8]) -> bool {
+        self.to_vec() == bytes
+    }
+
     pub fn array<const N: usize>(&self, start: usize) -> Option<[u8; N]> {
         let part = self.part(start, N);
         let mut out = [0; N];

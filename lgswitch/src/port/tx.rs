@@ -15,7 +15,7 @@ use crate::map::SharedBytes;
 use crate::offload::Finished;
 use crate::peers::{NO_MAC, Owner, Peers, is_group};
 use crate::ring::{Refused, RingWriter};
-use crate::slot::{SlotIndex, SlotSet};
+use crate::slot::SlotIndex;
 
 /// Two 802.1Q tags: what a frame may be longer than the MTU says.
 const TAGS: usize = 8;
@@ -54,10 +54,11 @@ pub struct PortTx {
     rings: Vec<Option<Box<Peer>>>,
     log: LogWriter,
     /// Rings written to and not published.
-    dirty: SlotSet,
-    any_dirty: bool,
-    /// Ports that are to be told of something published.
-    untold: SlotSet,
+    dirty: Vec<SlotIndex>,
+    /// Whose rings were published, and who does not know it yet.
+    untold: Vec<SlotIndex>,
+    /// Nobody was told yet of what was written to the log.
+    flooded: bool,
     sequence: u64,
     /// Counts bursts: what is looked up once a burst remembers when it was.
     burst: u64,
@@ -88,9 +89,9 @@ impl PortTx {
             peers: Peers::new(held.slot),
             rings: (0..slots).map(|_| None).collect(),
             log: LogWriter::open(&held.segment, held.slot),
-            dirty: SlotSet::new(),
-            any_dirty: false,
-            untold: SlotSet::new(),
+            dirty: Vec::new(),
+            untold: Vec::new(),
+            flooded: false,
             // Beyond all that holders before us have used: readers compare.
             sequence: generation << 40,
             burst: 1,
@@ -323,8 +324,7 @@ impl PortTx {
             self.held.fdb.forget(Some(slot), self.held.fdb.now());
         }
         // Whatever comes of it, there may be something its reader is to see.
-        self.dirty.insert(slot);
-        self.any_dirty = true;
+        self.dirty.push(slot);
         Ok(())
     }
 
@@ -354,7 +354,7 @@ impl PortTx {
         if result.is_err() {
             return self.drop(TxDrop::NoMemory);
         }
-        self.untold.insert_all(self.peers.used());
+        self.flooded = true;
         self.counters.count(frame.len());
         Sent::Done
     }
@@ -386,17 +386,15 @@ impl PortTx {
     }
 
     /// Lets receivers see what is in their rings.
+    #[inline]
     fn publish_rings(&mut self) {
-        if !std::mem::take(&mut self.any_dirty) {
-            return;
-        }
         let segment = &self.held.segment;
-        for slot in std::mem::take(&mut self.dirty).iter() {
+        for slot in self.dirty.drain(..) {
             if let Some(peer) = &mut self.rings[slot.get()] {
                 // To be looked up, and be dirty, again before more is written.
                 peer.burst = 0;
                 if peer.ring.publish(segment) {
-                    self.untold.insert(slot);
+                    self.untold.push(slot);
                 }
             }
         }
@@ -406,18 +404,20 @@ impl PortTx {
     pub fn flush(&mut self) {
         self.publish_rings();
         let segment = &self.held.segment;
-        if self.log.is_unpublished() {
-            self.log.publish(segment);
+        let (control, me) = (segment.control(), self.held.slot);
+        let record = |slot: SlotIndex| segment.geometry().slot(slot.get());
+        if std::mem::take(&mut self.flooded) {
+            if self.log.is_unpublished() {
+                self.log.publish(segment);
+            }
+            doorbell::ring(control, self.peers.used().iter().map(record), me);
         }
         if !self.untold.is_empty() {
-            let record = |slot: SlotIndex| segment.geometry().slot(slot.get());
-            let records = self.untold.iter().map(record);
-            doorbell::ring(segment.control(), records, self.held.slot);
-            self.untold = SlotSet::new();
+            doorbell::ring(control, self.untold.iter().copied().map(record), me);
+            self.untold.clear();
         }
         self.burst += 1;
-        let record = self.held.record();
-        self.counters.show(self.held.control(), record + rec::SENT);
+        self.counters.show(control, self.held.record() + rec::SENT);
     }
 
     /// What it has sent and dropped.
