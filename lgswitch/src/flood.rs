@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use crate::frame::{Gather, VnetHeader};
 use crate::layout::slot_record::{FLOOD_FRAMES, FLOOD_HEAD, FLOOD_RESERVED};
 use crate::map::Mapping;
-use crate::record::{self, Found};
+use crate::record::{self, Found, Shape};
 use crate::ring::{Populated, Refused};
 use crate::segment::Segment;
 use crate::slot::SlotIndex;
@@ -28,9 +28,9 @@ use crate::sync::fence;
 #[derive(Debug)]
 pub struct LogWriter {
     map: Option<Mapping>,
+    shape: Shape,
     offset: u64,
     slot: u64,
-    start: u64,
     head: u64,
     published: u64,
     reserved: u64,
@@ -56,16 +56,17 @@ impl LogWriter {
         };
         store(FLOOD_RESERVED, reserved);
         store(FLOOD_HEAD, head);
+        let shape = Shape::of(geometry.log_bytes());
         Self {
             map: None,
+            shape,
             offset: geometry.log(from.get()),
             slot,
-            start: head,
             head,
             published: head,
             reserved,
             frames: word(FLOOD_FRAMES),
-            populated: Populated::from(head),
+            populated: Populated::from(head, shape),
         }
     }
 
@@ -77,8 +78,11 @@ impl LogWriter {
         header: &VnetHeader,
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
-        let capacity = segment.geometry().log_bytes();
-        let end = self.head + record::space(self.head, capacity, frame.len());
+        let (capacity, span) = (
+            self.shape.bytes,
+            (self.head, self.shape.after(self.head, frame.len())),
+        );
+        let (_, end) = span;
         // A burst that goes round the log would be lost before anyone could see it.
         if end - self.published > capacity / 2 {
             self.publish(segment);
@@ -91,13 +95,14 @@ impl LogWriter {
             }
         };
         self.populated
-            .ensure(map, segment, self.offset, self.start, end)
+            .ensure(map, segment, self.offset, self.shape, end)
             .map_err(|_| Refused::NoMemory)?;
         self.reserved = self.reserved.max(end);
         let reserved = segment.control().word64(self.slot + FLOOD_RESERVED);
         reserved.store(self.reserved, Ordering::Relaxed);
         fence(Ordering::Release);
-        record::write(map, self.head, sequence, self.frames as u32, header, frame);
+        let count = self.frames as u32;
+        record::write(map, self.shape, span, sequence, count, header, frame);
         self.frames = self.frames.wrapping_add(1);
         self.head = end;
         Ok(())
@@ -122,6 +127,7 @@ impl LogWriter {
 #[derive(Debug)]
 pub struct LogReader {
     map: Option<Mapping>,
+    shape: Shape,
     offset: u64,
     slot: u64,
     head: u64,
@@ -153,6 +159,7 @@ impl LogReader {
         let head = word(FLOOD_HEAD);
         Self {
             map: None,
+            shape: Shape::of(geometry.log_bytes()),
             offset: geometry.log(from.get()),
             slot,
             head,
@@ -193,7 +200,7 @@ impl LogReader {
                 self.jump(segment);
                 return None;
             };
-            if let Found::Frame(found) = record::read(map, self.position, self.head) {
+            if let Found::Frame(found) = record::read(map, self.shape, self.position, self.head) {
                 out.resize(found.frame.len(), 0);
                 found.frame.copy_to(out);
                 fence(Ordering::Acquire);

@@ -7,7 +7,7 @@
 //! page 1      header: what this file says of itself (fixed at creation), and one hint word
 //! slots       one record of 1024 bytes a slot: holder, doorbell, flood position, counters
 //! pairs       [to][from] two cache lines: how far `from` wrote and `to` read of their ring
-//! rings       [to][from] one byte ring: unicast
+//! rings       [to][from] one byte ring: unicast, each at a multiple of a power of two
 //! logs        [from] one byte log: broadcast, multicast, unknown unicast
 //! ```
 //!
@@ -113,7 +113,7 @@ pub enum GeometryError {
     #[error("a segment has 2 to 682 slots, not {0}")]
     Slots(u32),
     /// The size of a ring.
-    #[error("a ring has 256 KiB to 64 MiB, a power of two, not {0} bytes")]
+    #[error("a ring has 256 KiB to 64 MiB, a multiple of 64 KiB, not {0} bytes")]
     Ring(u64),
     /// The size of a flood log.
     #[error("a flood log has 256 KiB to 64 MiB, a power of two, not {0} bytes")]
@@ -121,8 +121,10 @@ pub enum GeometryError {
 }
 
 impl Geometry {
-    /// Ring size unless asked otherwise: room for sixteen 64 KiB frames.
-    pub const DEFAULT_RING: u64 = 1 << 20;
+    /// Ring size unless asked otherwise: room for twenty 64 KiB frames. Larger than the second-level
+    /// caches of today (1 MiB): what is in the reader's when the writer comes round has to be taken
+    /// back from there first, which takes twice as long as if it had gone by itself.
+    pub const DEFAULT_RING: u64 = 1408 << 10;
     /// Flood log size unless asked otherwise.
     pub const DEFAULT_LOG: u64 = 1 << 19;
     /// Slots unless asked otherwise. Slots cost nothing until taken.
@@ -130,12 +132,12 @@ impl Geometry {
 
     /// Checks the three numbers. A ring must hold a few of the largest frames.
     pub fn new(slots: u32, ring_bytes: u64, log_bytes: u64) -> Result<Self, GeometryError> {
-        let size_ok = |n: u64| n.is_power_of_two() && (256 << 10..=64 << 20).contains(&n);
+        let size_ok = |n: u64| (256 << 10..=64 << 20).contains(&n) && n.is_multiple_of(64 << 10);
         if !(2..=MAX_SLOTS as u32).contains(&slots) {
             Err(GeometryError::Slots(slots))
         } else if !size_ok(ring_bytes) {
             Err(GeometryError::Ring(ring_bytes))
-        } else if !size_ok(log_bytes) {
+        } else if !size_ok(log_bytes) || !log_bytes.is_power_of_two() {
             Err(GeometryError::Log(log_bytes))
         } else {
             Ok(Self {
@@ -164,6 +166,12 @@ impl Geometry {
     /// Bytes of one unicast ring.
     pub fn ring_bytes(&self) -> u64 {
         self.ring_bytes
+    }
+
+    /// Bytes from one ring to the next: positions in a ring are counted in these, so it is a power
+    /// of two. What is beyond the ring is never touched and takes no memory.
+    pub fn ring_stride(&self) -> u64 {
+        self.ring_bytes.next_power_of_two()
     }
 
     /// Bytes of one flood log.
@@ -199,11 +207,11 @@ impl Geometry {
 
     /// Start of the ring `from` → `to`.
     pub fn ring(&self, from: usize, to: usize) -> u64 {
-        self.rings() + (to as u64 * u64::from(self.slots) + from as u64) * self.ring_bytes
+        self.rings() + (to as u64 * u64::from(self.slots) + from as u64) * self.ring_stride()
     }
 
     fn logs(&self) -> u64 {
-        self.rings() + u64::from(self.slots).pow(2) * self.ring_bytes
+        self.rings() + u64::from(self.slots).pow(2) * self.ring_stride()
     }
 
     /// Start of the flood log of `from`.
@@ -352,7 +360,7 @@ mod tests {
             let last = slots as usize - 1;
             assert!(g.slot(last) + SLOT_BYTES <= g.pairs());
             assert!(g.pair(last, last) + PAIR_BYTES <= g.rings());
-            assert_eq!(g.ring(last, last) + g.ring_bytes(), g.log(0));
+            assert_eq!(g.ring(last, last) + g.ring_stride(), g.log(0));
             assert_eq!(g.log(last) + g.log_bytes(), g.file_bytes());
             assert_eq!(g.ring(0, 0) % (64 << 10), 0);
         }

@@ -34,47 +34,62 @@ pub fn size(len: usize) -> u64 {
     (HEAD_BYTES + len as u64 + (ALIGN - 1)) & !(ALIGN - 1)
 }
 
-/// Where `position` is in a ring of `capacity` bytes, a power of two.
-#[inline]
-pub fn place(position: u64, capacity: u64) -> u64 {
-    position & (capacity - 1)
+/// The shape of a ring or log, as a writer uses it.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Bytes of it, a multiple of [`ALIGN`]: records are written up to here.
+    pub bytes: u64,
+    /// What positions are counted in, a power of two: from one lap to the next it is so many.
+    pub stride: u64,
 }
 
-/// The space that a record needs at `position` of a ring of `capacity` bytes: its filler and itself.
-#[inline]
-pub fn space(position: u64, capacity: u64, len: usize) -> u64 {
-    let size = size(len);
-    let to_end = capacity - place(position, capacity);
-    if size <= to_end { size } else { to_end + size }
+impl Shape {
+    /// That of a ring or log of `bytes`.
+    pub fn of(bytes: u64) -> Self {
+        let stride = bytes.next_power_of_two();
+        Self { bytes, stride }
+    }
+
+    /// Where `position` is.
+    #[inline]
+    pub fn place(&self, position: u64) -> u64 {
+        position & (self.stride - 1)
+    }
+
+    /// The position after a record of a frame of `len` bytes that is written at `position`: behind its
+    /// filler, if it needs one, and itself.
+    #[inline]
+    pub fn after(&self, position: u64, len: usize) -> u64 {
+        let (place, size) = (self.place(position), size(len));
+        match place + size <= self.bytes {
+            true => position + size,
+            false => position + (self.stride - place) + size,
+        }
+    }
 }
 
-/// Writes a record, and a filler before it if need be, at `position`; tells the position after
-/// it. The caller owns that space and publishes it afterwards.
+/// Writes a record, and a filler before it if need be, at `position`. `end` is what
+/// [`Shape::after`] says of it. The caller owns that space and publishes it afterwards.
 #[inline(always)]
 pub fn write(
     map: &Mapping,
-    position: u64,
+    shape: Shape,
+    (position, end): (u64, u64),
     sequence: u64,
     count: u32,
     header: &VnetHeader,
     frame: &Gather<'_>,
-) -> u64 {
-    let capacity = map.len() as u64;
-    let size = size(frame.len());
-    let mut at = place(position, capacity);
-    let mut end = position + size;
-    let to_end = capacity - at;
-    if size > to_end {
+) {
+    let mut at = shape.place(position);
+    if end - position > size(frame.len()) {
         let filler = map.word64(at);
         filler.store(u64::from(FILLER) << 32, Ordering::Relaxed);
-        end += to_end;
         at = 0;
     }
     let [low, high] = header.words();
     let first = frame.len() as u64 | u64::from(FRAME) << 32;
     map.write_words(at, [first, sequence, low, high | u64::from(count) << 32]);
     map.put(at + HEAD_BYTES, frame);
-    end
 }
 
 /// A record found at some position, its numbers checked.
@@ -106,21 +121,20 @@ pub enum Found<'a> {
 /// Looks at `position`, with everything before `published` there to be read. Each number is read
 /// once. `position` is the reader's own; `published` may be anything.
 #[inline(always)]
-pub fn read(map: &Mapping, position: u64, published: u64) -> Found<'_> {
-    let capacity = map.len() as u64;
+pub fn read(map: &Mapping, shape: Shape, position: u64, published: u64) -> Found<'_> {
     let mut position = position;
     let mut left = published.wrapping_sub(position);
     if left == 0 {
         return Found::Nothing;
     }
-    if left > capacity || (left | position) % ALIGN != 0 {
+    if left > shape.stride || !(left | position).is_multiple_of(ALIGN) {
         return Found::Garbage;
     }
-    let mut at = place(position, capacity);
+    let mut at = shape.place(position);
     let mut head = map.words::<4>(at);
     let mut first = head[0].load(Ordering::Relaxed);
     if (first >> 32) as u32 == FILLER {
-        let skip = capacity - at;
+        let skip = shape.stride - at;
         if skip >= left {
             return Found::Garbage;
         }
@@ -132,7 +146,7 @@ pub fn read(map: &Mapping, position: u64, published: u64) -> Found<'_> {
     }
     let (len, kind) = (first as u32 as usize, (first >> 32) as u32);
     let plausible = kind == FRAME && (ETHERNET_HEADER..=MAX_FRAME).contains(&len);
-    if !plausible || size(len) > left.min(capacity - at) {
+    if !plausible || size(len) > left.min(shape.bytes.saturating_sub(at)) {
         return Found::Garbage;
     }
     let word = |i: usize| head[i].load(Ordering::Relaxed);

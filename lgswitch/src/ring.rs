@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 use crate::frame::{Gather, VnetHeader};
 use crate::layout::{Geometry, PAIR_HEAD, PAIR_TAIL};
 use crate::map::Mapping;
-use crate::record::{self, Found};
+use crate::record::{self, Found, Shape};
 use crate::segment::Segment;
 use crate::slot::SlotIndex;
 
@@ -42,37 +42,38 @@ const AHEAD: u64 = 512;
 pub(crate) struct Populated {
     /// Bytes before this position exist; u64::MAX once all do.
     until: u64,
+    /// All do, once it has come here.
+    all: u64,
 }
 
 impl Populated {
     /// For a writer that starts at `position`: nothing is known.
-    pub(crate) fn from(position: u64) -> Self {
+    pub(crate) fn from(position: u64, shape: Shape) -> Self {
         Self {
             until: position - position % POPULATE_STEP,
+            all: position + shape.stride,
         }
     }
 
-    /// Makes sure of all pages that `position..end` touches. `start` is where the writer began.
+    /// Makes sure of all pages that what is written before `end` touches.
     #[inline]
     pub(crate) fn ensure(
         &mut self,
         map: &Mapping,
         segment: &Segment,
         file_offset: u64,
-        start: u64,
+        shape: Shape,
         end: u64,
     ) -> io::Result<()> {
         while self.until < end {
-            let capacity = map.len() as u64;
-            let at = record::place(self.until, capacity);
-            map.populate(
-                segment.file(),
-                file_offset,
-                at,
-                POPULATE_STEP.min(capacity - at),
-            )?;
+            let at = shape.place(self.until);
+            // Beyond its end nothing is ever written.
+            if at < shape.bytes {
+                let step = POPULATE_STEP.min(shape.bytes - at);
+                map.populate(segment.file(), file_offset, at, step)?;
+            }
             self.until += POPULATE_STEP;
-            if self.until >= start + capacity + POPULATE_STEP {
+            if self.until >= self.all {
                 self.until = u64::MAX;
             }
         }
@@ -94,9 +95,9 @@ pub(crate) fn sane_head(head: u64) -> u64 {
 #[derive(Debug)]
 pub struct RingWriter {
     map: Mapping,
+    shape: Shape,
     offset: u64,
     pair: u64,
-    start: u64,
     head: u64,
     published: u64,
     /// How far its reader has come, when we last looked.
@@ -122,7 +123,8 @@ impl RingWriter {
     pub fn open(segment: &Segment, from: SlotIndex, to: SlotIndex) -> Result<Self, Refused> {
         let geometry: &Geometry = segment.geometry();
         let offset = geometry.ring(from.get(), to.get());
-        let map = Mapping::new(segment.file(), offset, geometry.ring_bytes(), true)
+        let shape = Shape::of(geometry.ring_bytes());
+        let map = Mapping::new(segment.file(), offset, shape.bytes, true)
             .map_err(|_| Refused::NoMemory)?;
         let pair = geometry.pair(from.get(), to.get());
         let word = |at| segment.control().word64(pair + at).load(Ordering::Acquire);
@@ -130,15 +132,15 @@ impl RingWriter {
         let head = sane_head(found);
         Ok(Self {
             map,
+            shape,
             offset,
             pair,
-            start: head,
             head,
             published: head,
             // Its reader may still be busy with what our predecessor sent.
             tail: word(PAIR_TAIL),
             ready: head,
-            populated: Populated::from(head),
+            populated: Populated::from(head, shape),
             estranged: head != found,
         })
     }
@@ -149,8 +151,7 @@ impl RingWriter {
         segment: &Segment,
         lengths: impl Iterator<Item = usize>,
     ) -> Result<(), Refused> {
-        let capacity = self.map.len() as u64;
-        let end = lengths.fold(self.head, |at, len| at + record::space(at, capacity, len));
+        let end = lengths.fold(self.head, |at, len| self.shape.after(at, len));
         self.reach(segment, end)
     }
 
@@ -165,7 +166,7 @@ impl RingWriter {
 
     #[cold]
     fn make_ready(&mut self, segment: &Segment, end: u64) -> Result<(), Refused> {
-        let capacity = self.map.len() as u64;
+        let capacity = self.shape.stride;
         // A tail from the future, or further back than the ring is long, is a lie: nothing is free.
         let is_full =
             |tail| self.head.wrapping_sub(tail) > capacity || end.wrapping_sub(tail) > capacity;
@@ -178,7 +179,7 @@ impl RingWriter {
             }
         }
         self.populated
-            .ensure(&self.map, segment, self.offset, self.start, end)
+            .ensure(&self.map, segment, self.offset, self.shape, end)
             .map_err(|_| Refused::NoMemory)?;
         self.ready = self.populated.until.min(self.tail.wrapping_add(capacity));
         Ok(())
@@ -193,9 +194,11 @@ impl RingWriter {
         header: &VnetHeader,
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
-        let space = record::space(self.head, self.map.len() as u64, frame.len());
-        self.reach(segment, self.head + space)?;
-        self.head = record::write(&self.map, self.head, sequence, 0, header, frame);
+        let end = self.shape.after(self.head, frame.len());
+        self.reach(segment, end)?;
+        let span = (self.head, end);
+        record::write(&self.map, self.shape, span, sequence, 0, header, frame);
+        self.head = end;
         Ok(())
     }
 
@@ -216,6 +219,7 @@ impl RingWriter {
 #[derive(Debug)]
 pub struct RingReader {
     map: Option<Mapping>,
+    shape: Shape,
     offset: u64,
     pair: u64,
     /// Everything before this position may be read.
@@ -237,6 +241,7 @@ impl RingReader {
             .store(head, Ordering::Release);
         Self {
             map: None,
+            shape: Shape::of(geometry.ring_bytes()),
             offset: geometry.ring(from.get(), to.get()),
             pair,
             head,
@@ -263,7 +268,7 @@ impl RingReader {
     #[inline]
     pub fn await_next(&self) {
         if let Some(map) = &self.map {
-            map.prefetch(record::place(self.tail, map.len() as u64));
+            map.prefetch(self.shape.place(self.tail));
         }
     }
 
@@ -274,7 +279,7 @@ impl RingReader {
             return Found::Nothing;
         }
         if self.map.is_none() {
-            let bytes = segment.geometry().ring_bytes();
+            let bytes = self.shape.bytes;
             self.map = Mapping::new(segment.file(), self.offset, bytes, true).ok();
         }
         match &self.map {
@@ -282,9 +287,9 @@ impl RingReader {
                 let ahead = self.tail.wrapping_add(AHEAD);
                 // Not beyond what is published, or we take the writer's lines away from it.
                 if self.head.wrapping_sub(self.tail) > AHEAD {
-                    map.prefetch(record::place(ahead, map.len() as u64));
+                    map.prefetch(self.shape.place(ahead));
                 }
-                record::read(map, self.tail, self.head)
+                record::read(map, self.shape, self.tail, self.head)
             }
             // No memory to map it: as good as lost.
             None => Found::Garbage,

@@ -15,7 +15,7 @@ use lgswitch::plug::vhost_user::memory::{Access, Memory, Place};
 use lgswitch::plug::vhost_user::virtqueue::{Ring, Virtqueue};
 use lgswitch::plug::vhost_user::{self, Options};
 use lgswitch::port::{Sent, Verdict};
-use lgswitch::record::{self, Found};
+use lgswitch::record::{self, Found, Shape};
 use lgswitch::report::SegmentReport;
 use lgswitch::{CreateOptions, Gather, PortOptions, Segment, VnetHeader};
 
@@ -101,7 +101,7 @@ pub fn records(data: &[u8]) {
     map.write(first, &body[..room]);
     map.write(0, &body[room..body.len().min(room + first as usize)]);
     let mut position = start;
-    while let Found::Frame(found) = record::read(&map, position, published) {
+    while let Found::Frame(found) = record::read(&map, Shape::of(RING), position, published) {
         assert!(found.end > position && found.end <= published);
         assert!((14..=lgswitch::layout::MAX_FRAME).contains(&found.frame.len()));
         let _ = found.frame.to_vec();

@@ -46,7 +46,7 @@ pub enum Wait {
 }
 
 impl Arena {
-    /// Makes the file, with a bare ring of that many bytes, a power of two.
+    /// Makes the file, with a bare ring of that many bytes.
     pub fn create(path: &Path, ring_bytes: u64) -> Result<()> {
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
         file.set_len(RING + ring_bytes)

@@ -45,7 +45,7 @@ struct Shape {
 
 impl Shape {
     fn of(ring_bytes: u64) -> Self {
-        let lengths = ring_bytes / LINE as u64;
+        let lengths = (ring_bytes / LINE as u64).next_power_of_two();
         Self {
             lengths,
             data: RING + lengths * LENGTH,

@@ -22,7 +22,7 @@ use crate::lock::AdminLock;
 pub struct CreateOptions {
     /// Slots, 2 to 682.
     pub slots: u32,
-    /// Bytes of a unicast ring, a power of two.
+    /// Bytes of a unicast ring, a multiple of 64 KiB.
     pub ring_bytes: u64,
     /// Bytes of a flood log, a power of two.
     pub log_bytes: u64,
