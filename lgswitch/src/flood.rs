@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use crate::frame::{Gather, VnetHeader};
 use crate::layout::slot_record::{FLOOD_FRAMES, FLOOD_HEAD, FLOOD_RESERVED};
 use crate::map::Mapping;
-use crate::record::{self, Found, Shape};
+use crate::record::{self, Found, Head, Shape};
 use crate::ring::{Populated, Refused};
 use crate::segment::Segment;
 use crate::slot::SlotIndex;
@@ -44,7 +44,8 @@ impl LogWriter {
         let geometry = segment.geometry();
         let slot = geometry.slot(from.get());
         let word = |at| segment.control().word64(slot + at).load(Ordering::Relaxed);
-        let head = crate::ring::sane_head(word(FLOOD_HEAD));
+        let shape = Shape::of(geometry.log_bytes());
+        let head = shape.sane(word(FLOOD_HEAD));
         // A writer that died may have written beyond what it published, over the oldest frames:
         // `reserved` keeps saying so, and can't be a whole log ahead.
         let reserved = word(FLOOD_RESERVED).clamp(head, head + geometry.log_bytes());
@@ -56,7 +57,6 @@ impl LogWriter {
         };
         store(FLOOD_RESERVED, reserved);
         store(FLOOD_HEAD, head);
-        let shape = Shape::of(geometry.log_bytes());
         Self {
             map: None,
             shape,
@@ -79,7 +79,7 @@ impl LogWriter {
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
         let (capacity, span) = (
-            self.shape.bytes,
+            self.shape.bytes(),
             (self.head, self.shape.after(self.head, frame.len())),
         );
         let (_, end) = span;
@@ -101,8 +101,12 @@ impl LogWriter {
         let reserved = segment.control().word64(self.slot + FLOOD_RESERVED);
         reserved.store(self.reserved, Ordering::Relaxed);
         fence(Ordering::Release);
-        let count = self.frames as u32;
-        record::write(map, self.shape, span, sequence, count, header, frame);
+        let head = Head {
+            sequence,
+            count: self.frames as u32,
+            header,
+        };
+        record::write(map, self.shape, span, head, frame, false);
         self.frames = self.frames.wrapping_add(1);
         self.head = end;
         Ok(())

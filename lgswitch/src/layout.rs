@@ -121,10 +121,10 @@ pub enum GeometryError {
 }
 
 impl Geometry {
-    /// Ring size unless asked otherwise: room for twenty 64 KiB frames. Larger than the second-level
-    /// caches of today (1 MiB): what is in the reader's when the writer comes round has to be taken
-    /// back from there first, which takes twice as long as if it had gone by itself.
-    pub const DEFAULT_RING: u64 = 1408 << 10;
+    /// Ring size unless asked otherwise: room for twenty-five 64 KiB frames. Half as much again as the
+    /// second-level caches of today (1 MiB): a line that is still in the reader's when the writer comes
+    /// round has to be taken back from there first, and then half as many frames pass.
+    pub const DEFAULT_RING: u64 = 1664 << 10;
     /// Flood log size unless asked otherwise.
     pub const DEFAULT_LOG: u64 = 1 << 19;
     /// Slots unless asked otherwise. Slots cost nothing until taken.

@@ -13,7 +13,7 @@
 //!    ([`peers`]: who is there; [`fdb`]: who was heard behind whom), [`port::PortRx`] collects it.
 //! 6. [`ring`] and [`flood`]: how bytes cross. A ring for each ordered pair of ports carries
 //!    unicast, a lossy log for each port carries what everyone hears. [`record`] is the common
-//!    form of one frame in either.
+//!    form of one frame in either. (`pace` and `stream`: how the bytes are stored, which is half of the speed.)
 //! 7. [`doorbell`]: how a port sleeps, and how a peer wakes it without ever being made to wait.
 //! 8. [`offload`]: what a sender does when its peer cannot take an unfinished checksum or a
 //!    64 KiB TCP segment.
@@ -42,6 +42,7 @@ pub mod map;
 pub mod model;
 pub mod name;
 pub mod offload;
+mod pace;
 pub mod peers;
 #[cfg(not(lgswitch_loom))]
 pub mod plug;
@@ -52,6 +53,8 @@ pub mod ring;
 pub mod segment;
 pub mod sigbus;
 pub mod slot;
+#[cfg(not(lgswitch_loom))]
+mod stream;
 pub mod sync;
 
 #[cfg(lgswitch_loom)]

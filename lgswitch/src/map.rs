@@ -21,7 +21,11 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::frame::Gather;
+use crate::stream::{self, Stream};
 use crate::sync::{self, AtomicU8, AtomicU32, AtomicU64};
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// A range of a sharenet file, mapped shared.
 #[derive(Debug)]
@@ -150,29 +154,6 @@ impl Mapping {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
 
-    /// Copies four words in, little endian, as few stores as the processor can make of it: a
-    /// writer whose reader is on another core is held up by the number of its stores.
-    #[inline]
-    pub fn write_words(&self, offset: u64, words: [u64; 4]) {
-        let to = self.at(offset, 32, 8);
-        sync::before_copy();
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_mm_set_epi64x, _mm_storeu_si128};
-            let [a, b, c, d] = words.map(|word| word as i64);
-            // SAFETY: in bounds, unaligned stores; SSE2 is part of x86-64.
-            unsafe {
-                _mm_storeu_si128(to.cast(), _mm_set_epi64x(b, a));
-                _mm_storeu_si128(to.add(16).cast(), _mm_set_epi64x(d, c));
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        for (i, word) in words.iter().enumerate() {
-            // SAFETY: in bounds.
-            unsafe { to.add(i * 8).cast::<[u8; 8]>().write(word.to_le_bytes()) }
-        }
-    }
-
     /// A view of bytes, to be copied from.
     #[inline]
     pub fn bytes(&self, offset: u64, len: usize) -> SharedBytes<'_> {
@@ -183,11 +164,17 @@ impl Mapping {
         }
     }
 
-    /// Copies a frame in. As [`write`](Self::write); the frame's parts are private memory, a guest's, or
-    /// another mapping's, never where it is put.
+    /// Copies a record in: four words, little endian, and the frame after them. As
+    /// [`write`](Self::write); `offset` is at the start of a cache line, and the frame's parts are private
+    /// memory, a guest's, or another mapping's, never where it is put.
     #[inline]
-    pub fn put(&self, offset: u64, frame: &Gather<'_>) {
-        let to = self.at(offset, frame.len(), 1);
+    pub fn put(&self, offset: u64, head: [u64; 4], frame: &Gather<'_>) {
+        let to = self.at(offset, size_of_val(&head) + frame.len(), LINE);
+        sync::before_copy();
+        // SAFETY: in bounds; private memory and a mapping do not overlap.
+        unsafe { put_words(to, head) };
+        // SAFETY: in bounds.
+        let to = unsafe { to.add(size_of_val(&head)) };
         match frame.parts() {
             [whole] => {
                 sync::before_copy();
@@ -196,6 +183,29 @@ impl Mapping {
             }
             parts => put_parts(to, parts),
         }
+    }
+
+    /// As [`put`](Self::put), past the caches; the rest of the last line is filled with zeroes. Who says that
+    /// the record is there must see to [`drain`](Self::drain) first.
+    #[inline]
+    pub fn stream(&self, offset: u64, head: [u64; 4], frame: &Gather<'_>) {
+        let len = size_of_val(&head) + frame.len();
+        let to = self.at(offset, len.next_multiple_of(LINE), LINE);
+        // SAFETY: all its lines are in bounds and apart from the frame.
+        let mut stream = unsafe { Stream::to(to) };
+        sync::before_copy();
+        stream.put(SharedBytes::from(head.map(u64::to_le_bytes).as_flattened()));
+        for part in frame.parts() {
+            sync::before_copy();
+            stream.put(*part);
+        }
+        stream.finish();
+    }
+
+    /// What was streamed comes before every later store.
+    #[inline]
+    pub fn drain(&self) {
+        stream::drain();
     }
 
     /// Makes sure that the pages of `len` bytes at `offset` exist, so that storing to them can
@@ -247,6 +257,30 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
             at += STEP;
         }
         step(len - STEP);
+    }
+}
+
+/// Copies four words in, little endian, as few stores as the processor can make of it: a
+/// writer whose reader is on another core is held up by the number of its stores.
+///
+/// # Safety
+/// 32 bytes at `to` must be writable.
+#[inline(always)]
+unsafe fn put_words(to: *mut u8, words: [u64; 4]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_mm_set_epi64x, _mm_storeu_si128};
+        let [a, b, c, d] = words.map(|word| word as i64);
+        // SAFETY: the caller's promise; unaligned stores; SSE2 is part of x86-64.
+        unsafe {
+            _mm_storeu_si128(to.cast(), _mm_set_epi64x(b, a));
+            _mm_storeu_si128(to.add(16).cast(), _mm_set_epi64x(d, c));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for (i, word) in words.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { to.add(i * 8).cast::<[u8; 8]>().write(word.to_le_bytes()) }
     }
 }
 

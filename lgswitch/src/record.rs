@@ -34,20 +34,53 @@ pub fn size(len: usize) -> u64 {
     (HEAD_BYTES + len as u64 + (ALIGN - 1)) & !(ALIGN - 1)
 }
 
-/// The shape of a ring or log, as a writer uses it.
+/// The shape of a ring or log.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Bytes of it, a multiple of [`ALIGN`]: records are written up to here.
-    pub bytes: u64,
+    /// Bytes of it, a multiple of [`ALIGN`].
+    bytes: u64,
     /// What positions are counted in, a power of two: from one lap to the next it is so many.
-    pub stride: u64,
+    stride: u64,
+    /// No record goes beyond this place: there is room for a filler, where one is needed.
+    limit: u64,
 }
 
 impl Shape {
     /// That of a ring or log of `bytes`.
     pub fn of(bytes: u64) -> Self {
         let stride = bytes.next_power_of_two();
-        Self { bytes, stride }
+        Self {
+            bytes,
+            stride,
+            limit: if bytes == stride {
+                bytes
+            } else {
+                bytes - ALIGN
+            },
+        }
+    }
+
+    /// Bytes of it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Positions from one lap to the next.
+    pub fn stride(&self) -> u64 {
+        self.stride
+    }
+
+    /// Where a writer may go on that finds `head` where its last writer stopped. Somebody may have
+    /// scribbled over it: then it goes on elsewhere, which readers take for a gap and skip.
+    pub fn sane(&self, head: u64) -> u64 {
+        let place = self.place(head);
+        if !head.is_multiple_of(ALIGN) || head >= 1 << 62 {
+            0
+        } else if place > self.limit {
+            head - place
+        } else {
+            head
+        }
     }
 
     /// Where `position` is.
@@ -61,24 +94,35 @@ impl Shape {
     #[inline]
     pub fn after(&self, position: u64, len: usize) -> u64 {
         let (place, size) = (self.place(position), size(len));
-        match place + size <= self.bytes {
+        match place + size <= self.limit {
             true => position + size,
             false => position + (self.stride - place) + size,
         }
     }
 }
 
+/// What stands in a record before the frame, save its length.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// The source's sequence number.
+    pub sequence: u64,
+    /// The log's frame count, or 0.
+    pub count: u32,
+    /// What is left to do to the frame.
+    pub header: &'a VnetHeader,
+}
+
 /// Writes a record, and a filler before it if need be, at `position`. `end` is what
-/// [`Shape::after`] says of it. The caller owns that space and publishes it afterwards.
+/// [`Shape::after`] says of it. The caller owns that space and publishes it afterwards; before that it
+/// drains what it had streamed.
 #[inline(always)]
 pub fn write(
     map: &Mapping,
     shape: Shape,
     (position, end): (u64, u64),
-    sequence: u64,
-    count: u32,
-    header: &VnetHeader,
+    head: Head<'_>,
     frame: &Gather<'_>,
+    stream: bool,
 ) {
     let mut at = shape.place(position);
     if end - position > size(frame.len()) {
@@ -86,10 +130,18 @@ pub fn write(
         filler.store(u64::from(FILLER) << 32, Ordering::Relaxed);
         at = 0;
     }
-    let [low, high] = header.words();
+    let [low, high] = head.header.words();
     let first = frame.len() as u64 | u64::from(FRAME) << 32;
-    map.write_words(at, [first, sequence, low, high | u64::from(count) << 32]);
-    map.put(at + HEAD_BYTES, frame);
+    let head = [
+        first,
+        head.sequence,
+        low,
+        high | u64::from(head.count) << 32,
+    ];
+    match stream {
+        true => map.stream(at, head, frame),
+        false => map.put(at, head, frame),
+    }
 }
 
 /// A record found at some position, its numbers checked.
@@ -131,6 +183,9 @@ pub fn read(map: &Mapping, shape: Shape, position: u64, published: u64) -> Found
         return Found::Garbage;
     }
     let mut at = shape.place(position);
+    if at > shape.bytes - ALIGN {
+        return Found::Garbage;
+    }
     let mut head = map.words::<4>(at);
     let mut first = head[0].load(Ordering::Relaxed);
     if (first >> 32) as u32 == FILLER {
@@ -146,7 +201,7 @@ pub fn read(map: &Mapping, shape: Shape, position: u64, published: u64) -> Found
     }
     let (len, kind) = (first as u32 as usize, (first >> 32) as u32);
     let plausible = kind == FRAME && (ETHERNET_HEADER..=MAX_FRAME).contains(&len);
-    if !plausible || size(len) > left.min(shape.bytes.saturating_sub(at)) {
+    if !plausible || size(len) > left.min(shape.limit - at) {
         return Found::Garbage;
     }
     let word = |i: usize| head[i].load(Ordering::Relaxed);

@@ -25,7 +25,8 @@ use std::sync::atomic::Ordering;
 use crate::frame::{Gather, VnetHeader};
 use crate::layout::{Geometry, PAIR_HEAD, PAIR_TAIL};
 use crate::map::Mapping;
-use crate::record::{self, Found, Shape};
+use crate::pace::Pace;
+use crate::record::{self, Found, Head, Shape};
 use crate::segment::Segment;
 use crate::slot::SlotIndex;
 
@@ -51,7 +52,7 @@ impl Populated {
     pub(crate) fn from(position: u64, shape: Shape) -> Self {
         Self {
             until: position - position % POPULATE_STEP,
-            all: position + shape.stride,
+            all: position + shape.stride(),
         }
     }
 
@@ -68,8 +69,8 @@ impl Populated {
         while self.until < end {
             let at = shape.place(self.until);
             // Beyond its end nothing is ever written.
-            if at < shape.bytes {
-                let step = POPULATE_STEP.min(shape.bytes - at);
+            if at < shape.bytes() {
+                let step = POPULATE_STEP.min(shape.bytes() - at);
                 map.populate(segment.file(), file_offset, at, step)?;
             }
             self.until += POPULATE_STEP;
@@ -78,16 +79,6 @@ impl Populated {
             }
         }
         Ok(())
-    }
-}
-
-/// Where a writer may go on that finds `head` where its last writer stopped. Somebody may have
-/// scribbled over it: then it starts anew, which readers take for a gap and skip.
-pub(crate) fn sane_head(head: u64) -> u64 {
-    if head.is_multiple_of(record::ALIGN) && head < 1 << 62 {
-        head
-    } else {
-        0
     }
 }
 
@@ -105,6 +96,7 @@ pub struct RingWriter {
     /// Records may be written up to here: there is room, and the pages are there.
     ready: u64,
     populated: Populated,
+    pace: Pace,
     /// Reader and writer do not agree where they are; the reader is to start at `head`.
     estranged: bool,
 }
@@ -124,12 +116,12 @@ impl RingWriter {
         let geometry: &Geometry = segment.geometry();
         let offset = geometry.ring(from.get(), to.get());
         let shape = Shape::of(geometry.ring_bytes());
-        let map = Mapping::new(segment.file(), offset, shape.bytes, true)
+        let map = Mapping::new(segment.file(), offset, shape.bytes(), true)
             .map_err(|_| Refused::NoMemory)?;
         let pair = geometry.pair(from.get(), to.get());
         let word = |at| segment.control().word64(pair + at).load(Ordering::Acquire);
         let found = word(PAIR_HEAD);
-        let head = sane_head(found);
+        let head = shape.sane(found);
         Ok(Self {
             map,
             shape,
@@ -141,6 +133,7 @@ impl RingWriter {
             tail: word(PAIR_TAIL),
             ready: head,
             populated: Populated::from(head, shape),
+            pace: Pace::new(shape.bytes()),
             estranged: head != found,
         })
     }
@@ -166,7 +159,7 @@ impl RingWriter {
 
     #[cold]
     fn make_ready(&mut self, segment: &Segment, end: u64) -> Result<(), Refused> {
-        let capacity = self.shape.stride;
+        let capacity = self.shape.stride();
         // A tail from the future, or further back than the ring is long, is a lie: nothing is free.
         let is_full =
             |tail| self.head.wrapping_sub(tail) > capacity || end.wrapping_sub(tail) > capacity;
@@ -196,8 +189,23 @@ impl RingWriter {
     ) -> Result<(), Refused> {
         let end = self.shape.after(self.head, frame.len());
         self.reach(segment, end)?;
+        if self.head == self.published {
+            self.pace.begin();
+        }
+        let head = Head {
+            sequence,
+            count: 0,
+            header,
+        };
         let span = (self.head, end);
-        record::write(&self.map, self.shape, span, sequence, 0, header, frame);
+        record::write(
+            &self.map,
+            self.shape,
+            span,
+            head,
+            frame,
+            self.pace.streams(),
+        );
         self.head = end;
         Ok(())
     }
@@ -208,6 +216,10 @@ impl RingWriter {
         if self.published == self.head && !std::mem::take(&mut self.estranged) {
             return false;
         }
+        if self.pace.streams() {
+            self.map.drain();
+        }
+        self.pace.end(self.head.wrapping_sub(self.published));
         self.published = self.head;
         let head = segment.control().word64(self.pair + PAIR_HEAD);
         head.store(self.head, Ordering::Release);
@@ -226,6 +238,8 @@ pub struct RingReader {
     head: u64,
     tail: u64,
     taken: u64,
+    /// How far before the record at hand the next ones are fetched.
+    ahead: u64,
 }
 
 impl RingReader {
@@ -247,6 +261,7 @@ impl RingReader {
             head,
             tail: head,
             taken: head,
+            ahead: AHEAD,
         }
     }
 
@@ -279,14 +294,14 @@ impl RingReader {
             return Found::Nothing;
         }
         if self.map.is_none() {
-            let bytes = self.shape.bytes;
+            let bytes = self.shape.bytes();
             self.map = Mapping::new(segment.file(), self.offset, bytes, true).ok();
         }
         match &self.map {
             Some(map) => {
-                let ahead = self.tail.wrapping_add(AHEAD);
                 // Not beyond what is published, or we take the writer's lines away from it.
-                if self.head.wrapping_sub(self.tail) > AHEAD {
+                if self.head.wrapping_sub(self.tail) > self.ahead {
+                    let ahead = self.tail.wrapping_add(self.ahead);
                     map.prefetch(self.shape.place(ahead));
                 }
                 record::read(map, self.shape, self.tail, self.head)
@@ -299,6 +314,7 @@ impl RingReader {
     /// Is done with everything before `end`, which a peeked record gave.
     #[inline]
     pub fn take(&mut self, end: u64) {
+        self.ahead = AHEAD.max(2 * end.wrapping_sub(self.tail));
         self.tail = end;
     }
 

@@ -95,7 +95,11 @@ pub fn answer(question: &Question) -> Result<Vec<Cost>> {
 /// A segment, and ports on it. It has lost its name.
 fn segment(folder: &Path, ports: usize) -> Result<(Arc<Segment>, Vec<Port>)> {
     let name = Name::new(folder, "alone");
-    let segment = Segment::create(&name.0, &CreateOptions::default())?;
+    let options = CreateOptions {
+        slots: MANY as u32,
+        ..CreateOptions::default()
+    };
+    let segment = Segment::create(&name.0, &options)?;
     let port = |n: usize| {
         let options = PortOptions {
             mac: Some(mac(n)),

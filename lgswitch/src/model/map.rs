@@ -173,10 +173,18 @@ impl Mapping {
         }
     }
 
-    pub fn put(&self, offset: u64, frame: &Gather<'_>) {
-        let bytes: Vec<u8> = frame.parts().iter().flat_map(SharedBytes::to_vec).collect();
+    pub fn put(&self, offset: u64, head: [u64; 4], frame: &Gather<'_>) {
+        let head = head.map(u64::to_le_bytes);
+        let frame = frame.parts().iter().flat_map(SharedBytes::to_vec);
+        let bytes: Vec<u8> = head.into_iter().flatten().chain(frame).collect();
         self.write(offset, &bytes);
     }
+
+    pub fn stream(&self, offset: u64, head: [u64; 4], frame: &Gather<'_>) {
+        self.put(offset, head, frame);
+    }
+
+    pub fn drain(&self) {}
 
     pub fn bytes(&self, offset: u64, len: usize) -> SharedBytes<'_> {
         SharedBytes {

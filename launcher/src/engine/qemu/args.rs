@@ -124,8 +124,9 @@ impl CommandLine {
                 let place = Rendezvous::new().map_err(prepare("make a vhost-user socket"))?;
                 let label = format!("{id} on {}", port.segment().path().display());
                 let path = place.path();
-                let service = vhost_user::serve(*port, place.listener, vhost_user::Options::new(label))
-                    .map_err(prepare("serve a sharenet's port"))?;
+                let service =
+                    vhost_user::serve(*port, place.listener, vhost_user::Options::new(label))
+                        .map_err(prepare("serve a sharenet's port"))?;
                 self.inherit(place.inode);
                 self.option("-chardev", format!("socket,id={id},path={path}"));
                 self.netdev(json!({ "type": "vhost-user", "id": id, "chardev": id, "queues": 1 }));

@@ -92,7 +92,7 @@ mod tests {
         let hash = |from, fragment| hash(&packet(from, 53, fragment, 0));
         let mut count = [0; 4];
         for from in 0..4000 {
-            count[(u64::from(hash(from, 0)) * 4 >> 32) as usize] += 1;
+            count[((u64::from(hash(from, 0)) * 4) >> 32) as usize] += 1;
             assert_eq!(hash(from, 0), hash(from, 0x4000), "don't fragment");
         }
         assert!(count.iter().all(|&n| (800..1200).contains(&n)), "{count:?}");
