@@ -19,13 +19,15 @@ use lgswitch::record::{self, Found, Shape};
 use lgswitch::report::SegmentReport;
 use lgswitch::{CreateOptions, Gather, PortOptions, Segment, VnetHeader};
 
-const RING: u64 = 1 << 18;
+// No power of two: with a hole to the next one.
+const RING: u64 = 320 << 10;
+const LOG: u64 = 256 << 10;
 
 fn options() -> CreateOptions {
     CreateOptions {
         slots: 4,
         ring_bytes: RING,
-        log_bytes: RING,
+        log_bytes: LOG,
         ..CreateOptions::default()
     }
 }
@@ -41,7 +43,7 @@ fn patch(base: &mut [u8], data: &[u8]) {
 /// A header page: refused, or one that says what it would be written as.
 pub fn header(data: &[u8]) {
     let mut page = Header {
-        geometry: Geometry::new(4, RING, RING).unwrap(),
+        geometry: Geometry::new(4, RING, LOG).unwrap(),
         mtu: 1500,
         optional_features: 0,
         uuid: Default::default(),
@@ -96,12 +98,13 @@ pub fn records(data: &[u8]) {
     let start = number(0) / 64 * 64 % (1 << 62);
     let published = start.wrapping_add(number(8) % (2 * RING));
     let body = data.get(16..).unwrap_or_default();
-    let first = start % RING;
+    let shape = Shape::of(RING);
+    let first = shape.place(start).min(RING);
     let room = body.len().min((RING - first) as usize);
     map.write(first, &body[..room]);
     map.write(0, &body[room..body.len().min(room + first as usize)]);
     let mut position = start;
-    while let Found::Frame(found) = record::read(&map, Shape::of(RING), position, published) {
+    while let Found::Frame(found) = record::read(&map, shape, position, published) {
         assert!(found.end > position && found.end <= published);
         assert!((14..=lgswitch::layout::MAX_FRAME).contains(&found.frame.len()));
         let _ = found.frame.to_vec();

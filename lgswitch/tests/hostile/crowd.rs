@@ -74,7 +74,7 @@ pub fn all_682_slots_are_taken_and_talk() {
     let path = folder.path().join("crowd");
     let options = CreateOptions {
         slots: MAX_SLOTS as u32,
-        ring_bytes: Geometry::DEFAULT_RING / 4,
+        ring_bytes: 384 << 10,
         log_bytes: Geometry::DEFAULT_LOG / 2,
         ..CreateOptions::default()
     };
