@@ -46,6 +46,8 @@ use image::Image;
 ///
 /// Call it on the process's first thread: QEMU is tied to the life of the thread that starts it.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // A sharenet, or a guest's memory, that is cut short under us ends us with a sentence.
+    lgswitch::sigbus::install(Some(restore_terminal));
     let outcome = cli::parse(args).and_then(|invocation| match invocation {
         Invocation::Text(text) => print(&text).map(|()| 0),
         Invocation::Run(options) => {
@@ -61,6 +63,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_status())
         }
     }
+}
+
+/// For a thread that touched what is gone: it was copying frames, and does not hold the terminal's lock.
+extern "C" fn restore_terminal() {
+    console::terminal::restore();
 }
 
 /// Runs one guest from its plan to its end. Gives the exit status: 0 for a guest that powered

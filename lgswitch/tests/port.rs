@@ -145,7 +145,27 @@ fn a_port_does_not_hear_itself_not_even_when_it_sweeps() {
     send(&mut a, &frame(BROADCAST, mac(1), 1, 60));
     // The longest time between two sweeps.
     std::thread::sleep(Duration::from_millis(2100));
+    a_rx.wait(Duration::ZERO);
     assert!(receive(&mut a_rx).is_empty());
+}
+
+#[test]
+fn a_port_whose_address_was_wiped_says_it_again() {
+    let lan = Lan::new();
+    let (mut a, _a_rx) = lan.halves(1);
+    let (_b, mut b_rx) = lan.halves(2);
+    let (_c, mut c_rx) = lan.halves(3);
+    let file = OpenOptions::new().write(true).open(&lan.path).unwrap();
+    file.write_all_at(&[0; 6], 6).unwrap();
+    file.write_all_at(&[0; 4], 4096 + 1024).unwrap();
+    std::thread::sleep(Duration::from_millis(2100));
+    // The longest time between two sweeps.
+    b_rx.wait(Duration::ZERO);
+    assert_eq!(lan.segment_peer_bytes(1), [2, 0, 0, 0, 0, 2]);
+    c_rx.wait(Duration::ZERO);
+    send(&mut a, &frame(mac(2), mac(1), 7, 60));
+    assert_eq!(tags(&mut b_rx), [7]);
+    assert!(receive(&mut c_rx).is_empty());
 }
 
 #[test]

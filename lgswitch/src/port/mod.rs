@@ -92,6 +92,8 @@ pub(crate) struct Held {
     pub(crate) mac: MacAddr,
     /// The same as a number.
     pub(crate) mac_number: u64,
+    /// It wants every frame.
+    promiscuous: bool,
     pub(crate) fdb: Fdb,
     /// What we take unfinished. The slot record shows it to senders; we go by this.
     offloads: AtomicU32,
@@ -118,9 +120,45 @@ impl Held {
     }
 
     /// Tells senders what it takes.
-    pub(crate) fn reassert_offloads(&self) {
+    fn reassert_offloads(&self) {
         let word = self.control().word32(self.record() + rec::OFFLOADS);
         word.store(self.offloads().bits(), Ordering::Release);
+    }
+
+    /// Everything is in place: lets the others see us. The first byte goes last, for it says that
+    /// the rest is there.
+    fn announce(&self) {
+        let control = self.control();
+        self.set_live();
+        let MacAddr(first, a, b, c, d, e) = self.mac;
+        let at = self.address();
+        for (i, byte) in (1..).zip([a, b, c, d, e]) {
+            control.byte(at + i).store(byte, Ordering::Relaxed);
+        }
+        let all = if self.promiscuous { PROMISCUOUS } else { 0 };
+        control.byte(at).store(first | all, Ordering::Release);
+        let high_water = control.word32(layout::HEADER_HIGH_WATER);
+        high_water.fetch_max(self.slot.get() as u32 + 1, Ordering::AcqRel);
+    }
+
+    /// Where its address is on the peers page.
+    fn address(&self) -> u64 {
+        (self.slot.get() * MAC_BYTES) as u64
+    }
+
+    /// Says again what somebody may have scribbled over. An address that is there stands, whatever it is: a
+    /// guest of 2007 writes its own.
+    pub(crate) fn reassert(&self) {
+        let control = self.control();
+        let state = control.word32(self.record() + rec::STATE);
+        let high_water = control.word32(layout::HEADER_HIGH_WATER);
+        if control.byte(self.address()).load(Ordering::Relaxed) == layout::UNUSED
+            || state.load(Ordering::Relaxed) != rec::LIVE
+            || high_water.load(Ordering::Relaxed) <= self.slot.get() as u32
+        {
+            self.announce();
+        }
+        self.reassert_offloads();
     }
 
     /// The slot's record is filled in.
@@ -198,12 +236,12 @@ impl Segment {
             None => random_mac().map_err(io_error("draw a MAC for", self.path()))?,
         };
         // From here on, dropping `held` undoes everything.
-        let held = Arc::new(self.take(options.slot, mac, options.offloads)?);
+        let held = Arc::new(self.take(&options, mac)?);
         let generation = settle(&held, &options)?;
         let tx = PortTx::new(Arc::clone(&held), generation);
         let rx = PortRx::new(Arc::clone(&held));
         let port = Port { held, tx, rx };
-        port.announce(options.promiscuous);
+        port.held.announce();
         Ok(port)
     }
 
@@ -213,31 +251,28 @@ impl Segment {
         slot: Option<SlotIndex>,
         name: &str,
     ) -> Result<Reservation, Error> {
-        let held = self.take(slot, MacAddr::zero(), Offloads::NONE)?;
         let options = PortOptions {
+            slot,
             name: name.to_owned(),
             ..PortOptions::default()
         };
+        let held = self.take(&options, MacAddr::zero())?;
         settle(&held, &options)?;
         held.set_live();
         Ok(Reservation(held))
     }
 
-    fn take(
-        self: &Arc<Self>,
-        wanted: Option<SlotIndex>,
-        mac: MacAddr,
-        offloads: Offloads,
-    ) -> Result<Held, Error> {
+    fn take(self: &Arc<Self>, options: &PortOptions, mac: MacAddr) -> Result<Held, Error> {
         let lock = self.reopen()?;
-        let slot = take::slot(self, &lock, wanted)?;
+        let slot = take::slot(self, &lock, options.slot)?;
         Ok(Held {
             segment: Arc::clone(self),
             slot,
             mac_number: peers::number(&mac),
             mac,
+            promiscuous: options.promiscuous,
             fdb: Fdb::default(),
-            offloads: AtomicU32::new(offloads.bits()),
+            offloads: AtomicU32::new(options.offloads.bits()),
             called: AtomicBool::new(false),
             lock,
         })
@@ -268,22 +303,6 @@ impl Port {
     /// The two halves, each for a thread of its own.
     pub fn split(self) -> (PortTx, PortRx) {
         (self.tx, self.rx)
-    }
-
-    /// Everything is in place: lets the others see us. The first byte goes last, for it says that
-    /// the rest is there.
-    fn announce(&self, promiscuous: bool) {
-        let control = self.held.control();
-        self.held.set_live();
-        let MacAddr(first, a, b, c, d, e) = self.mac();
-        let at = (self.slot().get() * MAC_BYTES) as u64;
-        for (i, byte) in (1..).zip([a, b, c, d, e]) {
-            control.byte(at + i).store(byte, Ordering::Relaxed);
-        }
-        let all = if promiscuous { PROMISCUOUS } else { 0 };
-        control.byte(at).store(first | all, Ordering::Release);
-        let high_water = control.word32(layout::HEADER_HIGH_WATER);
-        high_water.fetch_max(self.slot().get() as u32 + 1, Ordering::AcqRel);
     }
 }
 

@@ -209,7 +209,7 @@ impl PortRx {
         for source in &self.sources {
             source.ring.reassert(&self.held.segment);
         }
-        self.held.reassert_offloads();
+        self.held.reassert();
         self.held.fdb.forget(None, self.now);
     }
 
