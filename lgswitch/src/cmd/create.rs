@@ -22,7 +22,7 @@ pub struct CreateCommand {
     /// Slots, 2 to 682; those not taken cost nothing [default: 128]
     #[arg(long, value_name = "N")]
     slots: Option<u32>,
-    /// Size of the ring between two ports, as 256K or 1M [default: 1M]
+    /// Size of the ring between two ports, as 256K or 1M [default: 1664K]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     ring: Option<u64>,
     /// Size of a port's log of broadcasts [default: 512K]
