@@ -109,3 +109,32 @@ pub fn drain() {
         std::arch::x86_64::_mm_sfence();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_streamed_in_parts_stands_there_whole_with_zeroes_up_to_the_line(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
+        ) {
+            let whole = parts.concat();
+            let lines = whole.len().div_ceil(LINE);
+            let mut memory: Vec<Line> = (0..=lines).map(|_| Line([0xaa; LINE])).collect();
+            // SAFETY: aligned, and one line longer than what is put.
+            let mut stream = unsafe { Stream::to(memory.as_mut_ptr().cast()) };
+            for part in &parts {
+                stream.put(SharedBytes::from(part.as_slice()));
+            }
+            stream.finish();
+            drain();
+            let mut expected = whole;
+            expected.resize(lines * LINE, 0);
+            expected.resize((lines + 1) * LINE, 0xaa);
+            let written: Vec<u8> = memory.iter().flat_map(|line| line.0).collect();
+            prop_assert_eq!(written, expected);
+        }
+    }
+}
