@@ -15,6 +15,10 @@ const TELLING: u64 = 2048;
 /// hundredths.
 const REST: f64 = 32.0;
 
+/// Laps after a change of ways that are still about the way before: where the ring's lines are has to
+/// become what the new way makes of it.
+const SETTLING: u64 = 3;
+
 /// The pace of one ring's writer.
 #[derive(Debug)]
 pub struct Pace {
@@ -27,7 +31,7 @@ pub struct Pace {
     trial: Option<Trial>,
 }
 
-/// A lap of the way in use, then two of the other, of which the first tells nothing yet.
+/// A lap of the way in use, then some of the other, of which the last one tells.
 #[derive(Debug, Default)]
 struct Trial {
     bytes: u64,
@@ -37,12 +41,13 @@ struct Trial {
 }
 
 impl Pace {
-    /// For a ring of `lap` bytes. The first trial comes with the first burst.
+    /// For a ring of `lap` bytes. The first trial comes after two laps: in the first one nobody has read
+    /// those lines yet.
     pub fn new(lap: u64) -> Self {
         Self {
             streams: false,
             lap,
-            rest: 0,
+            rest: 2 * lap,
             began: None,
             trial: None,
         }
@@ -77,15 +82,21 @@ impl Pace {
         let lap = trial.bytes / self.lap;
         trial.bytes += bytes;
         trial.spent += took;
-        if lap != 1 && bytes >= TELLING {
-            let way = usize::from(lap > 1);
+        let way = match lap {
+            0 => Some(0),
+            1..=SETTLING => None,
+            _ => Some(1),
+        };
+        if let Some(way) = way
+            && bytes >= TELLING
+        {
             trial.took[way].push(took.as_nanos() as f32 / bytes as f32);
         }
         let next = trial.bytes / self.lap;
         if lap == 0 && next > 0 {
             self.streams = !self.streams;
         }
-        if next > 2 {
+        if next > SETTLING + 1 {
             let [used, other] = trial.took.each_mut().map(|each| median(each));
             let better = other < used;
             if !better {
@@ -115,6 +126,8 @@ mod tests {
     use super::*;
 
     const LAP: u64 = 16 * TELLING;
+    /// Laps of a trial.
+    const TRIAL: u64 = 1 + SETTLING + 1;
 
     /// Sends bursts of which a byte takes so many nanoseconds, ordinarily and streamed; tells how many
     /// laps were streamed.
@@ -137,27 +150,27 @@ mod tests {
     #[test]
     fn the_faster_way_is_found_soon_and_found_again_when_it_changes() {
         let mut pace = Pace::new(LAP);
-        send(&mut pace, 3, TELLING, [6, 2]);
+        send(&mut pace, 2 + TRIAL, TELLING, [6, 2]);
         assert!(pace.streams());
         while pace.rest > 0 {
             send(&mut pace, 1, TELLING, [2, 6]);
             assert!(pace.streams());
         }
-        send(&mut pace, 3, TELLING, [2, 6]);
+        send(&mut pace, TRIAL, TELLING, [2, 6]);
         assert!(!pace.streams());
     }
 
     #[test]
-    fn a_trial_that_loses_is_three_laps_and_then_there_is_rest() {
+    fn a_trial_that_loses_is_short_and_then_there_is_rest() {
         let mut pace = Pace::new(LAP);
-        assert_eq!(send(&mut pace, 3, TELLING, [2, 6]), 2);
+        assert_eq!(send(&mut pace, 2 + TRIAL, TELLING, [2, 6]), TRIAL - 1);
         assert!(!pace.streams() && pace.rest >= LAP);
     }
 
     #[test]
     fn small_bursts_decide_nothing() {
         let mut pace = Pace::new(LAP);
-        send(&mut pace, 3, TELLING / 2, [6, 2]);
+        send(&mut pace, 2 + TRIAL, TELLING / 2, [6, 2]);
         assert!(!pace.streams() && pace.rest >= LAP);
     }
 }
