@@ -23,7 +23,7 @@
 //!
 //! # Who is trusted with what
 //!
-//! All mapped bytes may change at any time, by anyone who can open the file. [`map`] is the only
+//! All mapped bytes may change at any time, by anyone who can open the file. [`map`] (with `stream`) is the only
 //! module that touches them ([`sync`] names the words); everything above reads a length or an index
 //! *once*, checks it, and only then uses it. The six promises a port makes stand at the head of [`port`].
 

@@ -9,6 +9,9 @@
 //!
 //! Streaming stores are not ordered with other stores: [`drain`] stands between them and whatever
 //! says that they are there.
+//!
+//! `unsafe`, because it writes where [`crate::map`] says, which has checked that the place is the writer's;
+//! and because these stores are the processor's own.
 
 use crate::map::SharedBytes;
 
