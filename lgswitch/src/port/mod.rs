@@ -125,39 +125,38 @@ impl Held {
         word.store(self.offloads().bits(), Ordering::Release);
     }
 
-    /// Everything is in place: lets the others see us. The first byte goes last, for it says that
-    /// the rest is there.
+    /// Everything is in place: lets the others see us.
     fn announce(&self) {
-        let control = self.control();
         self.set_live();
+        self.show_address();
+        self.raise_high_water();
+    }
+
+    /// The first byte goes last, for it says that the rest is there.
+    fn show_address(&self) {
+        let (control, at) = (self.control(), address(self.slot));
         let MacAddr(first, a, b, c, d, e) = self.mac;
-        let at = self.address();
         for (i, byte) in (1..).zip([a, b, c, d, e]) {
             control.byte(at + i).store(byte, Ordering::Relaxed);
         }
         let all = if self.promiscuous { PROMISCUOUS } else { 0 };
         control.byte(at).store(first | all, Ordering::Release);
-        let high_water = control.word32(layout::HEADER_HIGH_WATER);
-        high_water.fetch_max(self.slot.get() as u32 + 1, Ordering::AcqRel);
     }
 
-    /// Where its address is on the peers page.
-    fn address(&self) -> u64 {
-        (self.slot.get() * MAC_BYTES) as u64
+    fn raise_high_water(&self) {
+        let high_water = self.control().word32(layout::HEADER_HIGH_WATER);
+        high_water.fetch_max(self.slot.get() as u32 + 1, Ordering::AcqRel);
     }
 
     /// Says again what somebody may have scribbled over. An address that is there stands, whatever it is: a
     /// guest of 2007 writes its own.
     pub(crate) fn reassert(&self) {
-        let control = self.control();
-        let state = control.word32(self.record() + rec::STATE);
-        let high_water = control.word32(layout::HEADER_HIGH_WATER);
-        if control.byte(self.address()).load(Ordering::Relaxed) == layout::UNUSED
-            || state.load(Ordering::Relaxed) != rec::LIVE
-            || high_water.load(Ordering::Relaxed) <= self.slot.get() as u32
-        {
-            self.announce();
+        let first = self.control().byte(address(self.slot));
+        if first.load(Ordering::Relaxed) == layout::UNUSED {
+            self.show_address();
         }
+        self.set_live();
+        self.raise_high_water();
         self.reassert_offloads();
     }
 
@@ -193,12 +192,17 @@ impl Drop for Held {
     }
 }
 
+/// Where a slot's address is on the peers page.
+fn address(slot: SlotIndex) -> u64 {
+    (slot.get() * MAC_BYTES) as u64
+}
+
 fn mark_free(segment: &Segment, slot: SlotIndex) {
     let control = segment.control();
     let record = segment.geometry().slot(slot.get());
-    let mac = (slot.get() * MAC_BYTES) as u64;
+    let at = address(slot);
     for byte in 0..MAC_BYTES as u64 {
-        control.byte(mac + byte).store(0, Ordering::Release);
+        control.byte(at + byte).store(0, Ordering::Release);
     }
     control
         .word32(record + rec::STATE)
