@@ -112,18 +112,15 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Whether something was written that nobody can see yet.
-    #[inline]
-    pub fn is_unpublished(&self) -> bool {
-        self.published != self.head
-    }
-
     /// Lets everyone see everything written.
+    #[inline]
     pub fn publish(&mut self, segment: &Segment) {
-        self.published = self.head;
-        let word = |at| segment.control().word64(self.slot + at);
-        word(FLOOD_HEAD).store(self.head, Ordering::Release);
-        word(FLOOD_FRAMES).store(self.frames, Ordering::Release);
+        if self.published != self.head {
+            self.published = self.head;
+            let word = |at| segment.control().word64(self.slot + at);
+            word(FLOOD_HEAD).store(self.head, Ordering::Release);
+            word(FLOOD_FRAMES).store(self.frames, Ordering::Release);
+        }
     }
 }
 

@@ -21,11 +21,8 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::frame::Gather;
-use crate::stream::{self, Stream};
+use crate::stream::{self, LINE, Stream};
 use crate::sync::{self, AtomicU8, AtomicU32, AtomicU64};
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// A range of a sharenet file, mapped shared.
 #[derive(Debug)]
@@ -134,7 +131,7 @@ impl Mapping {
     #[inline]
     pub fn prefetch(&self, offset: u64) {
         let line = self.start.as_ptr().wrapping_add(offset as usize);
-        for line in [line, line.wrapping_add(64)] {
+        for line in [line, line.wrapping_add(LINE)] {
             prefetch(line);
         }
     }
@@ -302,14 +299,27 @@ fn put_parts(mut to: *mut u8, parts: &[SharedBytes<'_>]) {
     }
 }
 
-/// Prefetching is a hint and can't fault, whatever the address.
+/// Asks the processor to fetch a cache line, to be read. A hint: it can't fault, whatever the address.
 #[inline]
-fn prefetch(line: *const u8) {
+pub(crate) fn prefetch(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: see above; SSE is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// As [`prefetch`], to be written.
+#[inline]
+pub(crate) fn prefetch_to_write(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: as there.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;

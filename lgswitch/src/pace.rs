@@ -98,14 +98,13 @@ impl Pace {
         }
         if next > SETTLING + 1 {
             let [used, other] = trial.took.each_mut().map(|each| median(each));
-            let better = other < used;
-            if !better {
+            if used <= other {
                 self.streams = !self.streams;
             }
-            let byte_ns = f64::from(if better { other } else { used }).max(0.001);
             // Bursts too small to tell: there is not much to win, and it is not looked for soon.
-            let spent = trial.spent.as_nanos() as f64;
-            let rest = REST * spent / if byte_ns.is_finite() { byte_ns } else { 0.001 };
+            let best = Some(used.min(other)).filter(|ns| ns.is_finite());
+            let byte_ns = f64::from(best.unwrap_or(0.0).max(0.001));
+            let rest = REST * trial.spent.as_nanos() as f64 / byte_ns;
             self.rest = (rest as u64).max(self.lap);
             self.trial = None;
         }

@@ -83,11 +83,6 @@ impl SlotSet {
         self.0[word]
     }
 
-    /// Adds all of `other`.
-    pub fn insert_all(&mut self, other: &Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(w, o)| *w |= o);
-    }
-
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|&w| w == 0)

@@ -16,7 +16,7 @@
 use crate::map::SharedBytes;
 
 /// Bytes of a cache line, all of which a streaming store should write.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// Writes bytes one after another, in whole lines. The last one is filled up with zeroes.
 pub struct Stream {

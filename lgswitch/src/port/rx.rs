@@ -53,14 +53,40 @@ impl Source {
     }
 }
 
+/// Sources that are looked at every time: they have something, or lately had.
+#[derive(Debug, Default)]
+struct Hot {
+    list: Vec<SlotIndex>,
+    /// The same.
+    set: SlotSet,
+}
+
+impl Hot {
+    fn add(&mut self, slot: SlotIndex) {
+        if !self.set.contains(slot) {
+            self.set.insert(slot);
+            self.list.push(slot);
+        }
+    }
+
+    /// Adds the slots of a word of bits.
+    #[inline]
+    fn add_word(&mut self, word: usize, bits: u64) {
+        let fresh = bits & !self.set.word(word);
+        if fresh != 0 {
+            let mut slots = SlotSet::new();
+            slots.insert_word(word, fresh);
+            slots.iter().for_each(|slot| self.add(slot));
+        }
+    }
+}
+
 /// The receiving half of a port.
 #[derive(Debug)]
 pub struct PortRx {
     held: Arc<Held>,
     sources: Vec<Source>,
-    /// Sources that are looked at every time: they have something, or lately had.
-    hot: Vec<SlotIndex>,
-    is_hot: SlotSet,
+    hot: Hot,
     /// Whose turn it is among them.
     turn: usize,
     polls: u32,
@@ -83,8 +109,7 @@ impl PortRx {
         });
         Self {
             sources: sources.collect(),
-            hot: Vec::new(),
-            is_hot: SlotSet::new(),
+            hot: Hot::default(),
             turn: 0,
             polls: 0,
             now: held.fdb.now(),
@@ -115,12 +140,12 @@ impl PortRx {
             self.look_at_the_clock();
         }
         let record = self.held.record();
-        let (hot, is_hot) = (&mut self.hot, &mut self.is_hot);
+        let hot = &mut self.hot;
         doorbell::peek(
             self.held.control(),
             record,
             self.sources.len(),
-            |word, bits| heat(hot, is_hot, word, bits),
+            |word, bits| hot.add_word(word, bits),
         );
         let mut visit = Visit {
             held: &self.held,
@@ -129,11 +154,11 @@ impl PortRx {
             lost: false,
         };
         let mut handled = 0;
-        for _ in 0..self.hot.len() {
-            if self.turn >= self.hot.len() {
+        for _ in 0..self.hot.list.len() {
+            if self.turn >= self.hot.list.len() {
                 self.turn = 0;
             }
-            let from = self.hot[self.turn];
+            let from = self.hot.list[self.turn];
             self.turn += 1;
             // Our own log is not for us, whoever says so.
             let Some(source) = self
@@ -164,26 +189,26 @@ impl PortRx {
     /// From here on only sources that have something are looked at every time; the others set
     /// their bits and ring. Tells whether there is any.
     fn settle(&mut self) -> bool {
-        let (hot, is_hot) = (&mut self.hot, &mut self.is_hot);
+        let hot = &mut self.hot;
         doorbell::collect(
             self.held.control(),
             self.held.record(),
             self.sources.len(),
-            |word, bits| heat(hot, is_hot, word, bits),
+            |word, bits| hot.add_word(word, bits),
         );
         let segment = &self.held.segment;
-        hot.retain(|&from| {
+        hot.list.retain(|&from| {
             let has_something = from != self.held.slot
                 && self
                     .sources
                     .get_mut(from.get())
                     .is_some_and(|source| source.has_something(segment));
             if !has_something {
-                is_hot.remove(from);
+                hot.set.remove(from);
             }
             has_something
         });
-        !self.hot.is_empty()
+        !hot.list.is_empty()
     }
 
     /// Tells whether it was time to [`sweep`](Self::sweep).
@@ -200,12 +225,9 @@ impl PortRx {
     /// somebody may have scribbled over.
     fn sweep(&mut self) {
         self.swept = Instant::now();
-        for slot in (0..self.held.segment.high_water()).filter_map(SlotIndex::new) {
-            if !self.is_hot.contains(slot) {
-                self.is_hot.insert(slot);
-                self.hot.push(slot);
-            }
-        }
+        (0..self.held.segment.high_water())
+            .filter_map(SlotIndex::new)
+            .for_each(|slot| self.hot.add(slot));
         for source in &self.sources {
             source.ring.reassert(&self.held.segment);
         }
@@ -248,17 +270,6 @@ impl PortRx {
     /// What it has received and lost.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-}
-
-/// Adds the slots of a word of bits to those that are looked at every time.
-fn heat(hot: &mut Vec<SlotIndex>, is_hot: &mut SlotSet, word: usize, bits: u64) {
-    let fresh = bits & !is_hot.word(word);
-    if fresh != 0 {
-        let mut set = SlotSet::new();
-        set.insert_word(word, fresh);
-        is_hot.insert_all(&set);
-        hot.extend(set.iter());
     }
 }
 

@@ -250,10 +250,8 @@ impl PortTx {
         needs: Offloads,
         frame: &Gather<'_>,
     ) -> Result<(), TxDrop> {
-        if self.log.is_unpublished() {
-            // What was sent before must not be seen after.
-            self.log.publish(&self.held.segment);
-        }
+        // What was sent before must not be seen after.
+        self.log.publish(&self.held.segment);
         let peer = match &mut self.rings[slot.get()] {
             Some(peer) if peer.burst == self.burst => peer,
             _ => {
@@ -351,10 +349,11 @@ impl PortTx {
                 )
             })
         };
+        // Some of it may be there even if not all is.
+        self.flooded = true;
         if result.is_err() {
             return self.drop(TxDrop::NoMemory);
         }
-        self.flooded = true;
         self.counters.count(frame.len());
         Sent::Done
     }
@@ -407,9 +406,7 @@ impl PortTx {
         let (control, me) = (segment.control(), self.held.slot);
         let record = |slot: SlotIndex| segment.geometry().slot(slot.get());
         if std::mem::take(&mut self.flooded) {
-            if self.log.is_unpublished() {
-                self.log.publish(segment);
-            }
+            self.log.publish(segment);
             doorbell::ring(control, self.peers.used().iter().map(record), me);
         }
         if !self.untold.is_empty() {

@@ -18,8 +18,9 @@ use std::sync::atomic::AtomicU16;
 
 use vm_memory::{FileOffset, MmapRegion};
 
-use crate::map::SharedBytes;
+use crate::map::{self, SharedBytes};
 use crate::sigbus::Watch;
+use crate::stream::LINE;
 
 /// Regions a guest's memory may be in.
 pub const MAX_REGIONS: usize = 8;
@@ -299,18 +300,11 @@ impl<'m> Run<'m> {
     #[inline]
     pub fn prefetch(&self, offset: usize, lines: usize, access: Access) {
         for line in 0..lines {
-            let at = self.start.wrapping_add(offset + line * 64);
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch has no effect on memory, whatever the address.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
-                match access {
-                    Access::Read => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
-                    Access::Write => _mm_prefetch::<_MM_HINT_ET0>(at.cast()),
-                }
+            let at = self.start.wrapping_add(offset + line * LINE);
+            match access {
+                Access::Read => map::prefetch(at),
+                Access::Write => map::prefetch_to_write(at),
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = (at, access);
         }
     }
 }
