@@ -11,9 +11,9 @@ use std::sync::atomic::Ordering;
 
 use lgswitch::layout::{Geometry, HEADER_BYTES, Header, PAIR_HEAD, PAIR_TAIL, slot_record as rec};
 use lgswitch::map::Mapping;
-use lgswitch::plug::vhost_user::memory::{Access, Memory, Place};
-use lgswitch::plug::vhost_user::virtqueue::{Ring, Virtqueue};
 use lgswitch::plug::vhost_user::{self, Options};
+use lgswitch::plug::virtio::memory::{Access, Memory, Place};
+use lgswitch::plug::virtio::virtqueue::{Ring, Virtqueue};
 use lgswitch::port::{Sent, Verdict};
 use lgswitch::record::{self, Found, Shape};
 use lgswitch::report::SegmentReport;

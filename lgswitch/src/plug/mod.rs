@@ -1,10 +1,11 @@
 //! Plugs: what stands at the other end of a port.
 //!
 //! A plug joins a port's two halves to something that is not a sharenet: a guest's virtqueues, over
-//! vhost-user ([`vhost_user`]), or a tap of the host ([`tap`]). Each sends with the same
+//! vhost-user ([`vhost_user`]) or in the launcher's own VMM (both by way of [`virtio`]), or a tap of the host ([`tap`]). Each sends with the same
 //! [`patience`], and looks on for a moment before it sleeps ([`polling`]).
 
 pub mod patience;
 pub mod polling;
 pub mod tap;
 pub mod vhost_user;
+pub mod virtio;

@@ -17,14 +17,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use vhost::vhost_user::message::VhostUserU64;
 use vm_memory::ByteValued;
 
-use super::bell::Bell;
-use super::features;
 use super::message::{Message, ProtocolError};
-use super::pump::{self, Burst};
 use super::session::Session;
-use super::virtqueue::Broken;
 use crate::plug::patience::{self, Patience};
 use crate::plug::polling::Polling;
+use crate::plug::virtio::bell::Bell;
+use crate::plug::virtio::features;
+use crate::plug::virtio::pump::{self, Burst};
+use crate::plug::virtio::virtqueue::Broken;
 use crate::port::{Caller, Port, PortRx, PortTx};
 
 /// What the epoll set says is ready.

@@ -14,7 +14,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use vhost::vhost_user::message::MAX_ATTACHED_FD_ENTRIES;
 use vm_memory::ByteValued;
 
-use super::virtqueue::Broken;
+use crate::plug::virtio::virtqueue::Broken;
 
 const HEADER: usize = 12;
 /// Flags: the version, which is 1, in the low two bits.

@@ -4,23 +4,15 @@
 //! guest's memory, where its virtqueues are, and two event descriptors a queue. From then on
 //! frames pass between the guest's memory and the segment's file without the VMM.
 //!
-//! Read `card` for who does what when; `message` and `session` for the conversation, `features` for
-//! what is offered in it; `memory` and `virtqueue` for how buffers change hands, `pump` for what a
-//! burst does to them, and `rss` for which queue a frame goes to. `bell` is how a sleeping card hears
-//! of frames.
+//! Read `card` for who does what when, `message` and `session` for the conversation. How frames pass
+//! is told in [`virtio`](super::virtio).
 //!
 //! A VMM that breaks the protocol, and a guest that breaks its queues, are told apart from nobody:
 //! the connection ends with one sentence, and the next VMM may come.
 
-mod bell;
 mod card;
-mod features;
-pub mod memory;
 mod message;
-mod pump;
-mod rss;
 mod session;
-pub mod virtqueue;
 
 use std::io;
 use std::os::unix::net::UnixListener;

@@ -4,7 +4,6 @@
 //! where the guest's memory lies in that space, and which event descriptors go with it.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,11 +15,10 @@ use vhost::vhost_user::message::{
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::ByteValued;
 
-use super::features;
-use super::memory::{Memory, Place};
 use super::message::{Message, ProtocolError};
-use super::pump::Format;
-use super::virtqueue::{Ring, Virtqueue};
+use crate::plug::virtio::features;
+use crate::plug::virtio::memory::{Memory, Place};
+use crate::plug::virtio::queue::Queue;
 
 /// The largest queue we serve.
 const MAX_QUEUE_SIZE: u32 = 1024;
@@ -32,66 +30,6 @@ const NO_FILE: u64 = 1 << 8;
 const PROTOCOL: VhostUserProtocolFeatures =
     VhostUserProtocolFeatures::MQ.union(VhostUserProtocolFeatures::REPLY_ACK);
 
-/// A queue as far as the VMM has told us.
-#[derive(Default)]
-pub struct Queue {
-    /// How frames stand in its buffers.
-    pub format: Format,
-    /// Its place in the guest's memory.
-    ring: Ring,
-    /// Where the VMM says its parts are, in the VMM's address space.
-    addresses: Option<VhostUserVringAddr>,
-    kick: Option<File>,
-    call: Option<File>,
-    enabled: bool,
-}
-
-impl Queue {
-    /// Whether the pump may touch it.
-    fn is_running(&self) -> bool {
-        self.enabled && self.kick.is_some()
-    }
-
-    /// The queue, for a burst; `None` if it does not run.
-    #[inline]
-    pub fn open<'m>(&mut self, memory: &'m Memory) -> Option<Virtqueue<'m, '_>> {
-        self.open_with_call(memory).map(|(queue, _)| queue)
-    }
-
-    /// As [`open`](Self::open), with what to [`interrupt`] the guest by.
-    #[inline]
-    pub fn open_with_call<'m>(
-        &mut self,
-        memory: &'m Memory,
-    ) -> Option<(Virtqueue<'m, '_>, Option<&File>)> {
-        if !self.is_running() {
-            return None;
-        }
-        let queue = Virtqueue::open(memory, &mut self.ring)?;
-        Some((queue, self.call.as_ref()))
-    }
-
-    /// Interrupts the guest.
-    pub fn interrupt(&self) {
-        interrupt(self.call.as_ref());
-    }
-
-    /// Is deaf to its kicks from now on: closing would not do, for the VMM has the descriptor, too.
-    fn unplug(&mut self, kicks: &Epoll) {
-        if let Some(kick) = self.kick.take() {
-            let _ = kicks.delete(kick);
-        }
-    }
-}
-
-/// Interrupts a guest that gave us `call`.
-pub fn interrupt(call: Option<&File>) {
-    if let Some(mut call) = call {
-        // Full means that an interrupt is on its way already.
-        let _ = call.write(&1u64.to_ne_bytes());
-    }
-}
-
 /// What a VMM has told us.
 pub struct Session {
     /// What it acknowledged of the features.
@@ -100,6 +38,8 @@ pub struct Session {
     pub memory: Memory,
     /// Receive and transmit queues in turn.
     pub queues: Vec<Queue>,
+    /// Where the VMM says the parts of each are, in the VMM's address space.
+    addresses: Vec<Option<VhostUserVringAddr>>,
 }
 
 impl Session {
@@ -109,6 +49,7 @@ impl Session {
             features: 0,
             memory: Memory::default(),
             queues: (0..2 * pairs).map(|_| Queue::default()).collect(),
+            addresses: vec![None; 2 * pairs],
         }
     }
 
@@ -154,7 +95,8 @@ impl Session {
             }
             FrontendReq::SET_VRING_ADDR => {
                 let body: VhostUserVringAddr = message.body()?;
-                self.queue(message, body.index.into())?.addresses = Some(body);
+                let index = self.index(message, body.index.into())?;
+                self.addresses[index] = Some(body);
                 self.translate();
             }
             FrontendReq::SET_VRING_BASE => {
@@ -194,10 +136,16 @@ impl Session {
 
     /// The queue of a number that came with `message`.
     fn queue(&mut self, message: &Message, index: u64) -> Result<&mut Queue, ProtocolError> {
-        let queue = usize::try_from(index)
-            .ok()
-            .and_then(|i| self.queues.get_mut(i));
-        queue.ok_or(message.refused("there is no such queue"))
+        let index = self.index(message, index)?;
+        Ok(&mut self.queues[index])
+    }
+
+    /// That number, if there is such a queue.
+    fn index(&self, message: &Message, index: u64) -> Result<usize, ProtocolError> {
+        let index = usize::try_from(index).ok();
+        index
+            .filter(|&index| index < self.queues.len())
+            .ok_or(message.refused("there is no such queue"))
     }
 
     fn set_features(&mut self, message: &Message) -> Result<(), ProtocolError> {
@@ -247,8 +195,8 @@ impl Session {
     /// an address no guest has, which the pump does not find either.
     fn translate(&mut self) {
         let guest = |vmm| self.memory.guest_address(vmm).unwrap_or(u64::MAX);
-        for queue in &mut self.queues {
-            if let Some(addresses) = queue.addresses {
+        for (queue, addresses) in self.queues.iter_mut().zip(&self.addresses) {
+            if let Some(addresses) = addresses {
                 queue.ring.descriptors = guest(addresses.descriptor);
                 queue.ring.available = guest(addresses.available);
                 queue.ring.used = guest(addresses.used);

@@ -5,8 +5,8 @@
 //! the next buffers of the guest, to several of them if it is large and they may be merged.
 
 use super::memory::{Access, Memory, Run};
+use super::queue::{self, Queue};
 use super::rss;
-use super::session::Queue;
 use super::virtqueue::{Broken, Virtqueue};
 use crate::frame::{Frame, Gather, VnetHeader};
 use crate::map::SharedBytes;
@@ -286,7 +286,7 @@ impl<'m, 'q> Filler<'m, 'q> {
     /// Shows the guest its frames.
     fn end(mut self) {
         if self.vq.show() {
-            super::session::interrupt(self.call);
+            queue::interrupt(self.call);
         }
     }
 }

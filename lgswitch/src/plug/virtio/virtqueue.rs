@@ -294,7 +294,7 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plug::vhost_user::memory::Place;
+    use crate::plug::virtio::memory::Place;
 
     const SIZE: u32 = 8;
     const DESC: u64 = 0x1000;

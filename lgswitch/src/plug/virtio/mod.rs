@@ -1,0 +1,15 @@
+//! A virtio network card, apart from who emulates its registers.
+//!
+//! Between a guest's virtqueues and a port frames pass the same way whether another VMM has the guest
+//! and tells us of it over a socket ([`vhost_user`](super::vhost_user)), or the launcher's own. Read
+//! [`memory`] and [`virtqueue`] for how buffers change hands, `queue` for what a card knows of a
+//! queue, `pump` for what a burst does to them, and `rss` for which queue a frame goes to. `features`
+//! is what a card offers; `bell` how a sleeping card hears of frames.
+
+pub mod bell;
+pub mod features;
+pub mod memory;
+pub mod pump;
+pub mod queue;
+mod rss;
+pub mod virtqueue;
