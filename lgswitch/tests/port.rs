@@ -708,3 +708,63 @@ fn scribbled_memory_costs_frames_and_nothing_else() {
     });
     assert!(heard);
 }
+
+#[test]
+fn a_guest_that_writes_its_address_itself_is_there_when_it_has_and_not_before() {
+    let lan = Lan::new();
+    let (mut tx, _rx) = lan.halves(1);
+    let theirs = lan.port_with(PortOptions {
+        guest_writes_address: true,
+        ..PortOptions::default()
+    });
+    let slot = theirs.slot();
+    assert_eq!(theirs.mac(), MacAddr::zero());
+    let (mut their_tx, mut their_rx) = theirs.split();
+    let bytes = frame(mac(9), mac(1), 1, 60);
+    let parts = [bytes.as_slice().into()];
+    let plain = VnetHeader::default();
+    let nobody = tx.send_to(slot, &plain, &Gather::new(&parts));
+    assert_eq!(nobody, Sent::Dropped(TxDrop::Filtered));
+    tx.flush();
+
+    // As the guest does, through its own mapping of the page.
+    let file = OpenOptions::new().write(true).open(&lan.path).unwrap();
+    file.write_all_at(&mac(9).octets(), slot.get() as u64 * 6)
+        .unwrap();
+    assert_eq!(send(&mut tx, &frame(mac(9), mac(1), 2, 60)), Sent::Done);
+    assert_eq!(tags(&mut their_rx), [2]);
+    // Nor does it say again what its guest took back.
+    file.write_all_at(&[0; 6], slot.get() as u64 * 6).unwrap();
+    their_rx.wait(Duration::from_millis(2100));
+    their_rx.wait(Duration::ZERO);
+    assert_eq!(lan.report().ports[1].mac, None);
+
+    // And back, to one slot whatever the address says.
+    let bytes = frame(mac(77), mac(9), 3, 60);
+    let parts = [bytes.as_slice().into()];
+    assert_eq!(
+        their_tx.send_to(_rx.slot(), &plain, &Gather::new(&parts)),
+        Sent::Done
+    );
+}
+
+#[test]
+fn a_frame_for_one_slot_goes_there_and_nowhere_else() {
+    let lan = Lan::new();
+    let (mut tx, _rx) = lan.halves(1);
+    let (_tx2, mut rx2) = lan.halves(2);
+    let (_tx3, mut rx3) = lan.halves(3);
+    let bytes = frame(BROADCAST, mac(1), 5, 60);
+    let parts = [bytes.as_slice().into()];
+    assert_eq!(
+        tx.send_to(rx2.slot(), &VnetHeader::default(), &Gather::new(&parts)),
+        Sent::Done
+    );
+    // Beyond the last slot there is nobody, and no harm.
+    let far = SlotIndex::new(681).unwrap();
+    let nobody = tx.send_to(far, &VnetHeader::default(), &Gather::new(&parts));
+    assert_eq!(nobody, Sent::Dropped(TxDrop::Filtered));
+    tx.flush();
+    assert_eq!(tags(&mut rx2), [5]);
+    assert_eq!(tags(&mut rx3), [0u64; 0]);
+}

@@ -2,11 +2,12 @@
 //!
 //! A guest may send a frame whose checksum is still to be computed, or 64 KiB of TCP that are to be
 //! cut to packets. Most peers take such frames as they are. For one that does not, the sender does
-//! the card's work here: [`checksum`] sums, [`segment`] cuts. Header and frame come from a guest
+//! the card's work here: [`checksum`] sums, [`segment`] cuts, [`unsaid`] finds out where nobody said. Header and frame come from a guest
 //! and may say anything; what makes no sense is refused.
 
 pub mod checksum;
 pub mod segment;
+pub mod unsaid;
 
 use crate::frame::{Gather, VnetHeader};
 

@@ -10,12 +10,12 @@ const MAX_HEADERS: usize = 512;
 /// Packets one frame may be cut to: 64 KiB in pieces of 16 bytes.
 const MAX_PACKETS: usize = 4096;
 
-const TYPE_IPV4: u16 = 0x0800;
-const TYPE_IPV6: u16 = 0x86dd;
+pub(super) const TYPE_IPV4: u16 = 0x0800;
+pub(super) const TYPE_IPV6: u16 = 0x86dd;
 /// Types of tags: IEEE 802.1Q, 802.1ad.
-const TAGS: [u16; 2] = [0x8100, 0x88a8];
-const PROTOCOL_TCP: u8 = 6;
-const PROTOCOL_UDP: u8 = 17;
+pub(super) const TAGS: [u16; 2] = [0x8100, 0x88a8];
+pub(super) const PROTOCOL_TCP: u8 = 6;
+pub(super) const PROTOCOL_UDP: u8 = 17;
 
 const FIN_AND_PSH: u8 = 0x09;
 const CWR: u8 = 0x80;

@@ -32,11 +32,36 @@ impl Patience {
     /// ring is full, and it is to be offered again soon, before any other.
     #[inline]
     pub fn offer(&mut self, tx: &mut PortTx, header: &VnetHeader, frame: &Gather<'_>) -> bool {
-        if let Sent::Full(slot) = tx.send(header, frame) {
+        self.judge(tx.send(header, frame), tx)
+    }
+
+    /// Whether a frame is dealt with, this having become of it.
+    #[inline]
+    fn judge(&mut self, sent: Sent, tx: &mut PortTx) -> bool {
+        if let Sent::Full(slot) = sent {
             return self.is_over(slot, tx);
         }
         self.since = None;
         true
+    }
+
+    /// As [`send`](Self::send), to the port at `slot` whatever address the frame bears. Tells what became
+    /// of it.
+    pub fn send_to(
+        &mut self,
+        slot: SlotIndex,
+        tx: &mut PortTx,
+        header: &VnetHeader,
+        frame: &Gather<'_>,
+    ) -> Sent {
+        loop {
+            let sent = tx.send_to(slot, header, frame);
+            if self.judge(sent, tx) {
+                return sent;
+            }
+            tx.flush();
+            std::thread::sleep(STEP);
+        }
     }
 
     /// Sends a frame; waits a moment if its receiver's ring is full, then drops it (counted).

@@ -58,6 +58,10 @@ pub struct PortOptions {
     pub slot: Option<SlotIndex>,
     /// Wants every frame.
     pub promiscuous: bool,
+    /// Its address, and whether it wants every frame, is for its guest to write on the peers page and
+    /// not for the port, as guests of 2007 do when they bring their interface up: until then nobody
+    /// is there. `mac` and `promiscuous` say nothing then.
+    pub guest_writes_address: bool,
     /// What it takes unfinished; can be changed later.
     pub offloads: Offloads,
     /// What the holder calls itself, for `lgswitch inspect`; at most 64 bytes of it are shown.
@@ -70,6 +74,7 @@ impl Default for PortOptions {
             mac: None,
             slot: None,
             promiscuous: false,
+            guest_writes_address: false,
             offloads: Offloads::NONE,
             name: String::new(),
         }
@@ -89,6 +94,7 @@ pub fn random_mac() -> std::io::Result<MacAddr> {
 pub(crate) struct Held {
     pub(crate) segment: Arc<Segment>,
     pub(crate) slot: SlotIndex,
+    /// All zero if it is not ours to write.
     pub(crate) mac: MacAddr,
     /// The same as a number.
     pub(crate) mac_number: u64,
@@ -134,6 +140,9 @@ impl Held {
 
     /// The first byte goes last, for it says that the rest is there.
     fn show_address(&self) {
+        if self.mac.is_zero() {
+            return;
+        }
         let (control, at) = (self.control(), address(self.slot));
         let MacAddr(first, a, b, c, d, e) = self.mac;
         for (i, byte) in (1..).zip([a, b, c, d, e]) {
@@ -232,6 +241,7 @@ impl Segment {
     /// Takes a slot and joins the segment.
     pub fn port(self: &Arc<Self>, options: PortOptions) -> Result<Port, Error> {
         let mac = match options.mac {
+            _ if options.guest_writes_address => MacAddr::zero(),
             Some(mac) if mac.0 == layout::UNUSED || mac.is_multicast() => {
                 let path = self.path().to_owned();
                 return Err(Error::Mac { path, mac });
@@ -289,7 +299,7 @@ impl Port {
         self.held.slot
     }
 
-    /// Its address on the peers page.
+    /// Its address on the peers page; all zero if that is for its guest to write.
     pub fn mac(&self) -> MacAddr {
         self.held.mac
     }

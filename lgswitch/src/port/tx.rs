@@ -113,19 +113,10 @@ impl PortTx {
     /// Sends a frame: to the ring of its destination, or to everyone. Receivers see it after the
     /// next [`flush`](Self::flush).
     pub fn send(&mut self, header: &VnetHeader, frame: &Gather<'_>) -> Sent {
-        let (Some((to, from)), Some(needs)) = (frame.addresses(), header.needs()) else {
-            return self.drop(TxDrop::Malformed);
+        let (to, from, needs) = match self.admit(header, frame) {
+            Ok(admitted) => admitted,
+            Err(reason) => return self.drop(reason),
         };
-        let limit = match header.gso_type {
-            VnetHeader::GSO_NONE => self.ordinary,
-            _ => MAX_FRAME,
-        };
-        if frame.len() > limit {
-            return self.drop(TxDrop::TooBig);
-        }
-        if self.refreshed != self.burst {
-            self.refresh();
-        }
         if from != self.held.mac_number && !is_group(from) {
             let now = self.now();
             self.held.fdb.learn(from, self.held.slot, now);
@@ -138,6 +129,49 @@ impl PortTx {
             Target::Everyone => self.flood(header, needs, frame),
             Target::One(slot) => self.unicast(slot, to, header, needs, frame),
         }
+    }
+
+    /// Sends a frame to the port at `slot`, whatever address it bears. For a guest of 2007, which reads
+    /// the peers page itself and sends a copy to each that is to have one.
+    pub fn send_to(&mut self, slot: SlotIndex, header: &VnetHeader, frame: &Gather<'_>) -> Sent {
+        let needs = match self.admit(header, frame) {
+            Ok((_, _, needs)) => needs,
+            Err(reason) => return self.drop(reason),
+        };
+        if !self.peers.used().contains(slot) {
+            return self.drop(TxDrop::Filtered);
+        }
+        match self.write(slot, header, needs, frame) {
+            Ok(()) => {
+                self.counters.count(frame.len());
+                Sent::Done
+            }
+            Err(TxDrop::RingFull) if !self.bury(slot) => Sent::Full(slot),
+            Err(reason) => self.drop(reason),
+        }
+    }
+
+    /// Refuses what no port may send. Gives destination, source, and what a receiver must take unfinished.
+    #[inline(always)]
+    fn admit(
+        &mut self,
+        header: &VnetHeader,
+        frame: &Gather<'_>,
+    ) -> Result<(u64, u64, Offloads), TxDrop> {
+        let (Some((to, from)), Some(needs)) = (frame.addresses(), header.needs()) else {
+            return Err(TxDrop::Malformed);
+        };
+        let limit = match header.gso_type {
+            VnetHeader::GSO_NONE => self.ordinary,
+            _ => MAX_FRAME,
+        };
+        if frame.len() > limit {
+            return Err(TxDrop::TooBig);
+        }
+        if self.refreshed != self.burst {
+            self.refresh();
+        }
+        Ok((to, from, needs))
     }
 
     /// Brings up to date what is looked up once a burst.

@@ -174,6 +174,11 @@ impl Segment {
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
+    /// The file, whose first page is the peers page: for an engine to map where its guest looks for it.
+    pub fn as_file(&self) -> &File {
+        &self.file
+    }
+
     /// All but rings and logs.
     pub(crate) fn control(&self) -> &Mapping {
         &self.control
