@@ -14,7 +14,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use vhost::vhost_user::message::MAX_ATTACHED_FD_ENTRIES;
 use vm_memory::ByteValued;
 
-use crate::plug::virtio::virtqueue::Broken;
+use crate::plug::virtio::card::Trouble;
 
 const HEADER: usize = 12;
 /// Flags: the version, which is 1, in the low two bits.
@@ -35,12 +35,9 @@ pub enum ProtocolError {
     /// A message that is cut short, too long, or of another version.
     #[error("a malformed message: {0}")]
     Malformed(&'static str),
-    /// A queue of the guest's can't be made sense of.
+    /// The guest can't be served.
     #[error(transparent)]
-    Queue(#[from] Broken),
-    /// Its file is shorter than it was when it was mapped.
-    #[error("the guest's memory was cut short")]
-    MemoryLost,
+    Guest(#[from] Trouble),
     /// A request that must not come, or not now, or not with this content.
     #[error("request {request} is not allowed: {reason}")]
     Refused {

@@ -4,28 +4,24 @@
 //! guest's memory, where its virtqueues are, and two event descriptors a queue. From then on
 //! frames pass between the guest's memory and the segment's file without the VMM.
 //!
-//! Read `card` for who does what when, `message` and `session` for the conversation. How frames pass
-//! is told in [`virtio`](super::virtio).
+//! Read `message` and `session` for the conversation. Who does what when, and how frames pass, is told
+//! in [`virtio`](super::virtio).
 //!
 //! A VMM that breaks the protocol, and a guest that breaks its queues, are told apart from nobody:
 //! the connection ends with one sentence, and the next VMM may come.
 
-mod card;
 mod message;
 mod session;
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::plug::virtio::card::{Card, Remote};
+pub use crate::plug::virtio::service::{MAX_PAIRS, Service};
 use crate::port::Port;
-use card::{Card, Remote};
 use message::ProtocolError;
-
-/// The most pairs of queues a card can have here.
-pub const MAX_PAIRS: usize = 8;
+use session::Session;
 
 /// How a card is to be served.
 #[derive(Debug, Clone)]
@@ -49,13 +45,6 @@ impl Options {
     }
 }
 
-/// A card being served. Dropping it ends the service and gives the port's slot back.
-#[derive(Debug)]
-pub struct Service {
-    remote: Arc<Remote>,
-    threads: Vec<JoinHandle<()>>,
-}
-
 /// Serves `port` to the VMM that connects to `listener`. Returns at once.
 ///
 /// # Errors
@@ -63,29 +52,17 @@ pub struct Service {
 pub fn serve(port: Port, listener: UnixListener, options: Options) -> io::Result<Service> {
     // Who has gone before we answer is not waited for.
     listener.set_nonblocking(true)?;
-    let (mut card, remote) = Card::new(port, options.pairs.clamp(1, MAX_PAIRS))?;
-    let remote = Arc::new(remote);
-    // From here on, dropping `service` ends whatever was started.
-    let mut service = Service {
-        remote: Arc::clone(&remote),
-        threads: Vec::new(),
-    };
-    let rung = Arc::clone(&remote);
-    service.spawn(format!("bell {}", options.label), move || {
-        rung.bell.listen(|| rung.nudge());
-    })?;
-    service.spawn(format!("card {}", options.label), move || {
-        let mut well = converse(&mut card, &listener, &options, &remote);
+    let label = options.label.clone();
+    Service::start(port, options.pairs, &label, move |card, remote| {
+        let mut well = converse(card, &listener, &options, remote);
         while options.again && !remote.is_stopping() {
             if !well {
                 // What fails at once would fail a million times a second.
                 std::thread::sleep(Duration::from_millis(50));
             }
-            well = converse(&mut card, &listener, &options, &remote);
+            well = converse(card, &listener, &options, remote);
         }
-        remote.stop();
-    })?;
-    Ok(service)
+    })
 }
 
 /// Waits for a VMM and talks with it to its end; tells whether all went well.
@@ -96,7 +73,7 @@ fn converse(card: &mut Card, listener: &UnixListener, options: &Options, remote:
         Ok(socket)
     });
     let end = match socket {
-        Ok(socket) => card.converse(&socket, remote),
+        Ok(socket) => card.converse(&mut Session::new(socket, options.pairs), remote),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(ProtocolError::from(error)),
     };
@@ -109,23 +86,5 @@ fn converse(card: &mut Card, listener: &UnixListener, options: &Options, remote:
             false
         }
         _ => true,
-    }
-}
-
-impl Service {
-    fn spawn(&mut self, name: String, life: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = std::thread::Builder::new().name(name);
-        self.threads.push(thread.spawn(life)?);
-        Ok(())
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.remote.stop();
-        for thread in self.threads.drain(..) {
-            // A panic there has been told on stderr.
-            let _ = thread.join();
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! A guest's memory, mapped from the descriptors its VMM sent.
+//! A guest's memory: mapped from the descriptors its VMM sent, or by the launcher's own VMM.
 //!
 //! Every descriptor of every frame is an address to be found here, so the table is flat (a few
 //! regions, each three numbers) and starts with the region of the last hit.
@@ -16,7 +16,9 @@ use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU16;
 
-use vm_memory::{FileOffset, MmapRegion};
+use vm_memory::{
+    Address, FileOffset, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion,
+};
 
 use crate::map::{self, SharedBytes};
 use crate::sigbus::Watch;
@@ -42,8 +44,10 @@ pub struct Place {
 struct Region {
     place: Place,
     start: *mut u8,
-    watch: Watch,
-    _mapping: MmapRegion,
+    /// Of a file that somebody else may cut short.
+    watch: Option<Watch>,
+    /// Unmaps it; `None` if it is not ours to unmap.
+    _mapping: Option<MmapRegion>,
 }
 
 /// The memory of one guest.
@@ -53,6 +57,8 @@ pub struct Memory {
     regions: Vec<Region>,
     /// The region of the last hit.
     last: Cell<usize>,
+    /// Keeps mapped what is not ours to unmap.
+    _owner: Option<GuestMemoryMmap>,
 }
 
 // SAFETY: a mapping is an address range of the process, not of a thread.
@@ -90,8 +96,32 @@ impl Memory {
         if !regions.windows(2).all(apart) {
             return Err("regions that overlap");
         }
-        let last = Cell::new(0);
-        Ok(Self { regions, last })
+        Ok(Self {
+            regions,
+            ..Self::default()
+        })
+    }
+
+    /// The memory of a guest of this process's own, as it is mapped already. It stays mapped for as
+    /// long as this is there.
+    pub fn of(guest: &GuestMemoryMmap) -> Self {
+        // Ascending and apart: that is what makes a `GuestMemoryMmap`.
+        let regions = guest.iter().map(|region| Region {
+            place: Place {
+                guest_address: region.start_addr().raw_value(),
+                vmm_address: region.as_ptr() as u64,
+                size: region.len(),
+                offset: 0,
+            },
+            start: region.as_ptr(),
+            watch: None,
+            _mapping: None,
+        });
+        Self {
+            regions: regions.collect(),
+            last: Cell::new(0),
+            _owner: Some(guest.clone()),
+        }
     }
 
     /// The guest address of what the VMM has at `address`.
@@ -104,7 +134,11 @@ impl Memory {
 
     /// Whether a file was cut short: what was there since is nobody's.
     pub fn is_lost(&self) -> bool {
-        self.regions.iter().any(|region| region.watch.is_lost())
+        let mut watches = self
+            .regions
+            .iter()
+            .filter_map(|region| region.watch.as_ref());
+        watches.any(Watch::is_lost)
     }
 
     /// `len` bytes at guest address `address`, if they are in one region.
@@ -182,8 +216,8 @@ impl Region {
         Ok(Self {
             place,
             start,
-            watch,
-            _mapping: mapping,
+            watch: Some(watch),
+            _mapping: Some(mapping),
         })
     }
 
@@ -351,6 +385,19 @@ mod tests {
         }
         assert_eq!(memory.guest_address(0x7000_0001), Some(0x1001));
         assert_eq!(memory.guest_address(0x7000_3000), None);
+    }
+
+    #[test]
+    fn memory_mapped_by_others_stays_as_long_as_it_is_known_here() {
+        use vm_memory::{Bytes, GuestAddress};
+        let ranges = [(GuestAddress(0), 0x1000), (GuestAddress(0x4000), 0x1000)];
+        let owner = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
+        owner.write_obj(7u16, GuestAddress(0x4010)).unwrap();
+        let memory = Memory::of(&owner);
+        drop(owner);
+        assert_eq!(memory.run(0x4010, 2).unwrap().read(0), [7, 0]);
+        assert!(memory.run(0x1000, 1).is_none());
+        assert!(!memory.is_lost());
     }
 
     #[test]

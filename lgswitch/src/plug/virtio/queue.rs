@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::Write;
 
-use nix::sys::epoll::Epoll;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::memory::Memory;
 use super::pump::Format;
@@ -54,6 +54,21 @@ impl Queue {
     /// Interrupts the guest.
     pub fn interrupt(&self) {
         interrupt(self.call.as_ref());
+    }
+
+    /// Runs, once the guest has enabled it: `kick` is heard by whoever waits on `kicks`, as `token`.
+    ///
+    /// # Errors
+    /// It is no descriptor one can wait for.
+    pub fn plug_in(&mut self, kick: File, kicks: &Epoll, token: u64) -> nix::Result<()> {
+        self.unplug(kicks);
+        // On the edge: each kick is heard, and none has to be read.
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
+        kicks.add(&kick, event)?;
+        // What it was told when it last ran is forgotten.
+        self.ring.quiet = false;
+        self.kick = Some(kick);
+        Ok(())
     }
 
     /// Is deaf to its kicks from now on: closing would not do, for a VMM has the descriptor, too.

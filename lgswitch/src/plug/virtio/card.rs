@@ -1,41 +1,95 @@
 //! The card itself, and the life of the thread that serves it.
 //!
-//! One thread does it all, both directions and the conversation: each burst one way mostly has an
+//! One thread does it all, both directions and the [`Conversation`]: each burst one way mostly has an
 //! answer the other way, and a thread for each would be woken by turns. In a *turn* it does one burst of
 //! each queue. When there is nothing to do it looks on for a moment ([`Polling`]); then it asks the
 //! guest to kick and peers to ring, takes one more turn for what came in between, and sleeps.
+//!
+//! Who has the guest, and how we are told of it, is the conversation's: messages of another VMM over a
+//! socket, or what the guest wrote to the registers of the launcher's own.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use vhost::vhost_user::message::VhostUserU64;
-use vm_memory::ByteValued;
 
-use super::message::{Message, ProtocolError};
-use super::session::Session;
+use super::bell::Bell;
+use super::features;
+use super::guest::Guest;
+use super::pump::{self, Burst};
+use super::queue::Queue;
+use super::virtqueue::Broken;
 use crate::plug::patience::{self, Patience};
 use crate::plug::polling::Polling;
-use crate::plug::virtio::bell::Bell;
-use crate::plug::virtio::features;
-use crate::plug::virtio::pump::{self, Burst};
-use crate::plug::virtio::virtqueue::Broken;
 use crate::port::{Caller, Port, PortRx, PortTx};
 
 /// What the epoll set says is ready.
 const KICK: u64 = 0;
-const SOCKET: u64 = 1;
+const SPEECH: u64 = 1;
 const NUDGE: u64 = 2;
 
-/// Turns between two looks at the socket while there is no end of frames.
+/// Turns between two looks at the conversation while there is no end of frames.
 const TURNS: u32 = 256;
 /// The longest sleep: the port looks after itself now and then.
 const LONG: u16 = 2000;
+
+/// Whoever tells a card of its guest.
+pub trait Conversation {
+    /// Why it may end: what goes wrong with the guest, or with the talking.
+    type Error: From<Trouble>;
+
+    /// Can be read as long as there is something to hear.
+    fn source(&self) -> BorrowedFd<'_>;
+
+    /// Hears some of it, and makes of `guest` what was said. `false`: that was the end.
+    ///
+    /// # Errors
+    /// What was heard makes no sense, or can't be heard.
+    fn hear(&mut self, guest: &mut Guest, kicks: &Kicks<'_>) -> Result<bool, Self::Error>;
+}
+
+/// Why a guest can't be served any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// A queue of the guest's can't be made sense of.
+    #[error(transparent)]
+    Queue(#[from] Broken),
+    /// Its file is shorter than it was when it was mapped.
+    #[error("the guest's memory was cut short")]
+    MemoryLost,
+    /// There is no waiting for it.
+    #[error("waiting for the guest failed: {0}")]
+    Wait(#[from] io::Error),
+}
+
+/// Where the card's thread hears kicks.
+#[derive(Debug, Clone, Copy)]
+pub struct Kicks<'a>(&'a Epoll);
+
+impl Kicks<'_> {
+    /// Lets `queue` run: `kick` is what its guest kicks.
+    ///
+    /// # Errors
+    /// It is no descriptor one can wait for.
+    pub fn plug_in(&self, queue: &mut Queue, kick: File) -> io::Result<()> {
+        Ok(queue.plug_in(kick, self.0, KICK)?)
+    }
+
+    /// The queue runs no longer.
+    pub fn unplug(&self, queue: &mut Queue) {
+        queue.unplug(self.0);
+    }
+
+    /// No queue of the guest runs any longer, and nothing is known of it.
+    pub fn forget(&self, guest: &mut Guest) {
+        guest.forget(self.0);
+    }
+}
 
 /// What others than the card's thread may do.
 #[derive(Debug)]
@@ -71,7 +125,7 @@ pub struct Card {
     tx: PortTx,
     rx: PortRx,
     caller: Caller,
-    session: Session,
+    guest: Guest,
     /// The patience of each transmit queue: their frames wait apart.
     patience: Vec<Patience>,
     polling: Polling,
@@ -92,7 +146,7 @@ enum Turn {
 }
 
 impl Card {
-    /// A card with `pairs` pairs of queues that nobody has connected to yet.
+    /// A card with `pairs` pairs of queues that has no guest yet.
     pub fn new(port: Port, pairs: usize) -> io::Result<(Self, Remote)> {
         let remote = Remote {
             bell: Bell::of(&port),
@@ -104,7 +158,7 @@ impl Card {
             caller: rx.caller(),
             tx,
             rx,
-            session: Session::new(pairs),
+            guest: Guest::new(pairs),
             patience: (0..pairs).map(|_| Patience::default()).collect(),
             polling: Polling::default(),
             ready: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -119,82 +173,76 @@ impl Card {
         self.ready.add(fd, event)
     }
 
-    /// Without a VMM: what comes is counted and dropped, until `socket` can be read.
+    /// Without a guest: what comes is counted and dropped, until `source` can be read.
     ///
     /// # Errors
     /// As of `epoll_wait`.
-    pub fn idle_until(&mut self, socket: impl AsFd, remote: &Remote) -> io::Result<()> {
-        self.listen_to(&socket, SOCKET, EpollFlags::empty())?;
+    pub fn idle_until(&mut self, source: impl AsFd, remote: &Remote) -> io::Result<()> {
+        self.listen_to(&source, SPEECH, EpollFlags::empty())?;
         let end = self.serve(remote, |_| Ok(false));
-        let _ = self.ready.delete(&socket);
+        let _ = self.ready.delete(&source);
         match end {
-            Err(ProtocolError::Socket(error)) => Err(error),
+            Err(Trouble::Wait(error)) => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Talks with a VMM until either ends.
-    pub fn converse(&mut self, socket: &UnixStream, remote: &Remote) -> Result<(), ProtocolError> {
-        self.listen_to(socket, SOCKET, EpollFlags::empty())
-            .map_err(io::Error::from)?;
+    /// Serves the guest that is talked of, until the conversation ends.
+    ///
+    /// # Errors
+    /// The guest, or who talks of it, broke the rules. Nothing is known of the guest from then on.
+    pub fn converse<C: Conversation>(
+        &mut self,
+        conversation: &mut C,
+        remote: &Remote,
+    ) -> Result<(), C::Error> {
+        self.listen_to(conversation.source(), SPEECH, EpollFlags::empty())
+            .map_err(|error| Trouble::Wait(error.into()))?;
         self.patience.fill_with(Patience::default);
-        let end = self.serve(remote, |card| card.listen(socket));
-        self.session.end(&self.ready);
+        let end = self.serve(remote, |card| {
+            let goes_on = conversation.hear(&mut card.guest, &Kicks(&card.ready))?;
+            card.caller
+                .set_offloads(features::offloads(card.guest.features));
+            Ok(goes_on)
+        });
+        self.guest.forget(&self.ready);
         self.caller.set_offloads(features::offloads(0));
-        // Closing would not do: there is another descriptor of it, to shut it down with.
-        let _ = self.ready.delete(socket);
+        // Closing would not do: there may be another descriptor of it.
+        let _ = self.ready.delete(conversation.source());
         end
     }
 
-    /// Moves frames, and calls `heard` whenever the socket can be read, until that says `false`.
-    fn serve(
+    /// Moves frames, and calls `heard` whenever there is something to hear, until that says `false`.
+    fn serve<E: From<Trouble>>(
         &mut self,
         remote: &Remote,
-        mut heard: impl FnMut(&mut Self) -> Result<bool, ProtocolError>,
-    ) -> Result<(), ProtocolError> {
+        mut heard: impl FnMut(&mut Self) -> Result<bool, E>,
+    ) -> Result<(), E> {
         loop {
             let sleep = self.work(remote)?;
             let ready = self.wait(if sleep { LONG } else { 0 });
             if sleep {
                 remote.bell.disarm();
             }
-            if remote.is_stopping() || ready? && !heard(self)? {
+            if remote.is_stopping() || ready.map_err(Trouble::Wait)? && !heard(self)? {
                 return Ok(());
             }
         }
     }
 
-    /// Waits for at most `timeout` milliseconds; tells whether the socket can be read.
+    /// Waits for at most `timeout` milliseconds; tells whether there is something to hear.
     fn wait(&self, timeout: u16) -> io::Result<bool> {
         let mut events = [EpollEvent::empty(); 8];
         match self.ready.wait(&mut events, EpollTimeout::from(timeout)) {
-            Ok(count) => Ok(events[..count].iter().any(|event| event.data() == SOCKET)),
+            Ok(count) => Ok(events[..count].iter().any(|event| event.data() == SPEECH)),
             Err(Errno::EINTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Hears one message; `false` when the VMM has hung up.
-    fn listen(&mut self, socket: &UnixStream) -> Result<bool, ProtocolError> {
-        let Some(mut message) = Message::receive(socket)? else {
-            return Ok(false);
-        };
-        let reply = self.session.handle(&mut message, &self.ready, KICK)?;
-        self.caller
-            .set_offloads(features::offloads(self.session.features));
-        match reply {
-            Some(body) => message.reply(socket, &body)?,
-            None if message.wants_acknowledgement() => {
-                message.reply(socket, VhostUserU64::new(0).as_slice())?;
-            }
-            None => {}
-        }
-        Ok(true)
-    }
-
-    /// Takes turns until there is nothing to do, or it is time to look at the socket. `true`: all is
+    /// Takes turns until there is nothing to do, or it is time to listen. `true`: all is
     /// prepared for a sleep.
-    fn work(&mut self, remote: &Remote) -> Result<bool, ProtocolError> {
+    fn work(&mut self, remote: &Remote) -> Result<bool, Trouble> {
         for _ in 0..TURNS {
             match self.turn()? {
                 Turn::Busy => self.polling.busy(),
@@ -215,17 +263,17 @@ impl Card {
     }
 
     /// One burst of each queue.
-    fn turn(&mut self) -> Result<Turn, ProtocolError> {
+    fn turn(&mut self) -> Result<Turn, Trouble> {
         let end = self.bursts();
-        if self.session.memory.is_lost() {
+        if self.guest.memory.is_lost() {
             // Whatever sense was made of it.
-            return Err(ProtocolError::MemoryLost);
+            return Err(Trouble::MemoryLost);
         }
         Ok(end?)
     }
 
     fn bursts(&mut self) -> Result<Turn, Broken> {
-        let Session { memory, queues, .. } = &mut self.session;
+        let Guest { memory, queues, .. } = &mut self.guest;
         let mut sent = Burst::Idle;
         let transmit = queues.iter_mut().skip(1).step_by(2);
         for (queue, patience) in transmit.zip(&mut self.patience) {
@@ -243,8 +291,8 @@ impl Card {
 
     /// Asks for what ends a sleep, then takes one more turn for what came before they were asked.
     /// Tells whether there was nothing.
-    fn prepare_to_sleep(&mut self, idle: Turn, remote: &Remote) -> Result<bool, ProtocolError> {
-        let Session { memory, queues, .. } = &mut self.session;
+    fn prepare_to_sleep(&mut self, idle: Turn, remote: &Remote) -> Result<bool, Trouble> {
+        let Guest { memory, queues, .. } = &mut self.guest;
         for (index, queue) in queues.iter_mut().enumerate() {
             // Room is asked for if frames wait; else the guest makes some without a word.
             if (index % 2 == 1 || idle == Turn::NoBuffers)
