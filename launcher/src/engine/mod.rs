@@ -15,6 +15,7 @@
 //! and gives a [`GuestEnd`], or an error if the fault is not the guest's.
 
 mod auto;
+pub mod kvm;
 pub mod qemu;
 
 use std::fmt;
@@ -133,6 +134,9 @@ pub enum EngineError {
          give a bzImage of the kernel, if it can run on plain hardware too", .0.display()
     )]
     LguestImage(std::path::PathBuf),
+    /// KVM's troubles.
+    #[error(transparent)]
+    Kvm(#[from] kvm::KvmError),
     /// QEMU's troubles.
     #[error(transparent)]
     Qemu(#[from] qemu::QemuError),

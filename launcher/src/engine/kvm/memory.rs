@@ -1,0 +1,208 @@
+//! The guest's memory: anonymous, private, untouched pages of this process that KVM shows to the
+//! guest as its RAM. What the guest never touches costs nothing.
+//!
+//! Files are not copied into it where they can be mapped over it: privately, so that the guest's
+//! writes stay its own, while guests that start from one file share the pages they only read.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+
+use super::KvmError;
+use super::layout::{GAP_END, GAP_START};
+use crate::plan::memory::MemorySize;
+
+/// A page, in bytes.
+pub const PAGE: u64 = 4096;
+
+/// Bytes copied in one go where a file cannot be mapped.
+const COPY_STEP: usize = 1 << 20;
+
+/// The guest's RAM: (address, length in bytes) of each stretch.
+pub fn ranges(size: MemorySize) -> Vec<(u64, u64)> {
+    let bytes = size.bytes();
+    let low = bytes.min(GAP_START);
+    let mut ranges = vec![(0, low)];
+    if bytes > low {
+        ranges.push((GAP_END, bytes - low));
+    }
+    ranges
+}
+
+/// Makes a guest's memory.
+///
+/// # Errors
+/// The host has not so much address space left for us.
+pub fn allocate(size: MemorySize) -> Result<GuestMemoryMmap, KvmError> {
+    let refused = |error| KvmError::Memory { size, error };
+    let mut regions = Vec::new();
+    for (start, len) in ranges(size) {
+        let too_much = || refused(io::Error::from_raw_os_error(libc::ENOMEM));
+        let len = usize::try_from(len).map_err(|_| too_much())?;
+        // The kernel shall not set swap aside for it: guests rarely use all of theirs.
+        let mapping = MmapRegionBuilder::new(len)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+            .build()
+            .map_err(|error| refused(io::Error::other(error)))?;
+        regions.push(GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or_else(too_much)?);
+    }
+    GuestMemoryMmap::from_regions(regions).map_err(|error| refused(io::Error::other(error)))
+}
+
+/// Puts `len` bytes of a file, from `offset` on, at `address` of the guest's memory: mapped if both
+/// lie alike in their pages, copied otherwise. What else is in the last page mapped is the file's
+/// too, so the rest of it counts as overwritten.
+///
+/// # Errors
+/// The bytes do not fit in one stretch of the guest's RAM, or the file cannot be read.
+pub fn place_file(
+    memory: &GuestMemoryMmap,
+    address: u64,
+    file: &File,
+    offset: u64,
+    len: u64,
+) -> io::Result<()> {
+    let whole_pages = len & !(PAGE - 1);
+    if [address, offset].iter().any(|at| !at.is_multiple_of(PAGE)) || whole_pages == 0 {
+        return copy_file(memory, address, file, offset, len);
+    }
+    map_file(memory, address, file, offset, whole_pages)?;
+    copy_file(
+        memory,
+        address + whole_pages,
+        file,
+        offset + whole_pages,
+        len - whole_pages,
+    )
+}
+
+/// Maps whole pages of a file over whole pages of the guest's memory.
+fn map_file(
+    memory: &GuestMemoryMmap,
+    address: u64,
+    file: &File,
+    offset: u64,
+    len: u64,
+) -> io::Result<()> {
+    let (region, start) = memory
+        .to_region_addr(GuestAddress(address))
+        .ok_or_else(outside)?;
+    let offset = libc::off_t::try_from(offset).map_err(|_| outside())?;
+    if len > region.len() - start.0 {
+        return Err(outside());
+    }
+    // Both are lengths within a mapping of ours.
+    let (start, len) = (start.0 as usize, len as usize);
+    // SAFETY: the pages replaced are inside the region's own mapping, as checked above, and stay
+    // mapped with the same rights, until the region unmaps them with the rest of it. Nothing holds
+    // references into guest memory: all access is volatile, so its bytes may change at any time.
+    let answer = unsafe {
+        libc::mmap(
+            region.as_ptr().add(start).cast(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    if answer == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Copies a part of a file into the guest's memory.
+fn copy_file(
+    memory: &GuestMemoryMmap,
+    mut address: u64,
+    file: &File,
+    mut offset: u64,
+    mut len: u64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; len.min(COPY_STEP as u64) as usize];
+    while len > 0 {
+        let step = buffer.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+        let bytes = &mut buffer[..step];
+        file.read_exact_at(bytes, offset)?;
+        memory
+            .write_slice(bytes, GuestAddress(address))
+            .map_err(|_| outside())?;
+        address += step as u64;
+        offset += step as u64;
+        len -= step as u64;
+    }
+    Ok(())
+}
+
+/// What is to be loaded lies where the guest has no RAM.
+fn outside() -> io::Error {
+    io::Error::other("it does not fit in the guest's memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn mib(mib: u64) -> MemorySize {
+        MemorySize::from_mib(mib).unwrap()
+    }
+
+    #[test]
+    fn ram_goes_round_the_gap() {
+        assert_eq!(ranges(mib(64)), [(0, 64 << 20)]);
+        assert_eq!(ranges(mib(3072)), [(0, 3 << 30)]);
+        assert_eq!(ranges(mib(4096)), [(0, 3 << 30), (4 << 30, 1 << 30)]);
+        let memory = allocate(mib(3073)).unwrap();
+        memory.write_obj(7u8, GuestAddress((4 << 30) + 5)).unwrap();
+        assert!(memory.write_obj(7u8, GuestAddress(3 << 30)).is_err());
+    }
+
+    #[test]
+    fn a_file_placed_is_read_as_it_is_and_written_to_no_avail() {
+        let bytes: Vec<u8> = (0..3 * PAGE + 100).map(|i| (i % 251) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let memory = allocate(mib(1)).unwrap();
+        for (address, offset) in [(PAGE, 0), (PAGE + 8, 0), (8 * PAGE, PAGE), (8 * PAGE, 1)] {
+            let expected = &bytes[offset as usize..];
+            place_file(&memory, address, &file, offset, expected.len() as u64).unwrap();
+            let mut got = vec![0; expected.len()];
+            memory.read_slice(&mut got, GuestAddress(address)).unwrap();
+            assert!(got == expected, "{address:x} {offset}");
+        }
+        memory
+            .write_slice(&[0; 64], GuestAddress(8 * PAGE))
+            .unwrap();
+        let mut kept = vec![0; bytes.len()];
+        file.read_exact_at(&mut kept, 0).unwrap();
+        assert!(kept == bytes);
+    }
+
+    #[test]
+    fn a_file_never_reaches_past_the_guests_memory() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 << 20).unwrap();
+        let memory = allocate(mib(1)).unwrap();
+        for (address, len) in [
+            (0, 2 << 20),
+            (PAGE, 1 << 20),
+            (1, 1 << 20),
+            (1 << 20, 1),
+            (3 << 30, PAGE),
+        ] {
+            assert!(
+                place_file(&memory, address, &file, 0, len).is_err(),
+                "{address:x}"
+            );
+        }
+    }
+}

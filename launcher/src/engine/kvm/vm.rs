@@ -1,0 +1,83 @@
+//! A virtual machine in KVM: its memory, its interrupt controllers, and the wires that reach them.
+
+use std::io;
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::KvmError;
+use super::layout::{KVM_IDENTITY_MAP, KVM_TSS};
+use super::virtio::Wiring;
+
+/// A machine without processors.
+#[derive(Debug)]
+pub struct Vm {
+    /// KVM's handle. Before `memory`, so that it is dropped first.
+    fd: VmFd,
+    /// The guest's RAM, kept for as long as KVM shows it.
+    memory: GuestMemoryMmap,
+}
+
+impl Vm {
+    /// Makes a machine with this memory, its interrupt controllers (two 8259s, an I/O APIC, a
+    /// local APIC for each processor to come) and its interval timer, all of them in the kernel.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn new(kvm: &Kvm, memory: GuestMemoryMmap) -> Result<Self, KvmError> {
+        let fd = kvm
+            .create_vm()
+            .map_err(KvmError::refused("make a virtual machine"))?;
+        fd.set_identity_map_address(KVM_IDENTITY_MAP)
+            .map_err(KvmError::refused("place its identity map"))?;
+        fd.set_tss_address(KVM_TSS as usize)
+            .map_err(KvmError::refused("place its task state segment"))?;
+        for (slot, region) in (0..).zip(memory.iter()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region's pages are mapped, and stay so while KVM may touch them: `memory`
+            // is dropped after `fd`, and processors keep the whole machine alive. No other slot
+            // has them, and nothing of Rust's lies in them.
+            unsafe { fd.set_user_memory_region(region) }
+                .map_err(KvmError::refused("show the guest its memory"))?;
+        }
+        fd.create_irq_chip()
+            .map_err(KvmError::refused("make interrupt controllers"))?;
+        // Kernels that know no other clock measure the processor's by it. Its loudspeaker port
+        // (0x61) comes with it, though nothing is heard.
+        fd.create_pit2(kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        })
+        .map_err(KvmError::refused("make an interval timer"))?;
+        Ok(Self { fd, memory })
+    }
+
+    /// The guest's RAM.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// KVM's handle.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+}
+
+impl Wiring for Vm {
+    fn irqfd(&self, fd: &EventFd, gsi: u32) -> io::Result<()> {
+        Ok(self.fd.register_irqfd(fd, gsi)?)
+    }
+
+    fn ioeventfd(&self, fd: &EventFd, address: u64, queue: u32) -> io::Result<()> {
+        let address = IoEventAddress::Mmio(address);
+        Ok(self.fd.register_ioevent(fd, &address, queue)?)
+    }
+}
