@@ -16,6 +16,7 @@
 
 mod auto;
 pub mod kvm;
+pub mod lguest;
 pub mod qemu;
 
 use std::fmt;
