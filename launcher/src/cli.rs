@@ -20,8 +20,12 @@ use crate::engine::EngineChoice;
 use crate::error::Error;
 use crate::plan::GuestPlan;
 use crate::plan::arguments::KernelArguments;
-use crate::plan::device::{BlockPlan, DevicePlan, NetPlan};
+use crate::plan::cpus::CpuCount;
+use crate::plan::device::{DevicePlan, NetPlan};
+use crate::plan::disk::BlockPlan;
+use crate::plan::life::LifePlan;
 use crate::plan::memory::MemorySize;
+use crate::stop::Grace;
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -68,7 +72,10 @@ Devices appear in the guest in the order given: the first net option is eth0, th
 
 The console is this terminal. ^C goes to the guest; three within a second end it. End of input
 does not. The exit status is 0 when the guest powers off or reboots, 1 when it crashes or cannot
-be run, 2 for a wrong command line and after three ^C, 128 and the signal's number after a signal.";
+be run, 2 for a wrong command line and after three ^C.
+
+SIGTERM, SIGINT and SIGHUP press the guest's power button. A guest that does not power off within
+--grace is ended, with the exit status 128 and the signal's number; so is one at a second signal.";
 
 /// The options, with one line of help each.
 fn command() -> Command {
@@ -93,14 +100,31 @@ fn command() -> Command {
                 "A network device: a tap whose host end gets this address, or joins this bridge",
             ),
         )
-        .arg(device("block", "file[,ro]").help("A disk: an image file or a block device"))
-        .arg(device("initrd", "file").help("The initial ramdisk"))
         .arg(
-            Arg::new("engine")
-                .long("engine")
-                .value_name("engine")
-                .help("Who is the guest's computer: auto (default), qemu, kvm, lguest"),
+            device("block", "file[,ro][,serial=TEXT]")
+                .help("A disk: an image file or a block device"),
         )
+        .arg(device("initrd", "file").help("The initial ramdisk"))
+        .arg(setting(
+            "cpus",
+            "n",
+            "How many processors the guest has: 1 (default) to 255",
+        ))
+        .arg(setting(
+            "engine",
+            "engine",
+            "Who is the guest's computer: auto (default), qemu, kvm, lguest",
+        ))
+        .arg(setting(
+            "on-reset",
+            "end|reboot",
+            "What becomes of a guest that reboots: it ends (default), or starts again",
+        ))
+        .arg(setting(
+            "grace",
+            "seconds",
+            "How long a guest may take to power off after a signal (default: 10)",
+        ))
         .arg(
             flag("verbose")
                 .short('v')
@@ -110,6 +134,11 @@ fn command() -> Command {
             flag("dry-run")
                 .help("Check everything that can be checked, print the plan, run nothing"),
         )
+}
+
+/// An option that is given once.
+fn setting(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
 }
 
 fn flag(name: &'static str) -> Arg {
@@ -153,16 +182,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Err
         ))
         .into());
     }
-    let engine = match matches.get_one::<String>("engine") {
-        Some(text) => text.parse().map_err(UsageError::in_option("engine"))?,
-        None => EngineChoice::Auto,
-    };
+    let engine = value(&matches, "engine", str::parse)?.unwrap_or(EngineChoice::Auto);
     let plan = GuestPlan {
         memory,
+        cpus: value(&matches, "cpus", CpuCount::parse)?.unwrap_or_default(),
         kernel: PathBuf::from(kernel),
         initrd: initrd(&matches)?,
         arguments: KernelArguments::new(operands),
         devices: devices(&matches)?,
+        life: life(&matches)?,
     };
     Ok(Invocation::Run(Options {
         plan,
@@ -195,6 +223,27 @@ fn operands_at(command: &Command, words: &[OsString]) -> usize {
         }
     }
     at
+}
+
+/// The value of an option that is given once, read by `parse`.
+fn value<T, E: std::fmt::Display>(
+    matches: &ArgMatches,
+    option: &'static str,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Option<T>, UsageError> {
+    matches
+        .get_one::<String>(option)
+        .map(|text| parse(text))
+        .transpose()
+        .map_err(UsageError::in_option(option))
+}
+
+/// How the guest's life is attended to.
+fn life(matches: &ArgMatches) -> Result<LifePlan, UsageError> {
+    Ok(LifePlan {
+        on_reset: value(matches, "on-reset", str::parse)?.unwrap_or_default(),
+        grace: value(matches, "grace", Grace::parse)?.unwrap_or_default(),
+    })
 }
 
 /// The devices in line order.
@@ -391,6 +440,12 @@ mod tests {
             ),
             (&["--sharenet=lan0,slot=700", "64", "k"], "700"),
             (&["--sharenet"], "--sharenet"),
+            (&["--cpus=0", "64", "k"], "--cpus: '0'"),
+            (&["--cpus=256", "64", "k"], "--cpus: '256'"),
+            (&["--cpus=2", "--cpus=2", "64", "k"], "--cpus"),
+            (&["--on-reset=explode", "64", "k"], "--on-reset: 'explode'"),
+            (&["--grace=-1", "64", "k"], "--grace: '-1'"),
+            (&["--block=a,serial=", "64", "k"], "--block: ''"),
         ] {
             let message = parse_words(words).expect_err(&words.join(" "));
             assert!(message.contains(named), "{words:?}: {message}");

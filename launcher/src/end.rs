@@ -2,15 +2,15 @@
 //!
 //! | end | status |
 //! |---|---|
-//! | the guest powered itself off, or asked for a reboot | 0 |
+//! | the guest powered itself off, or asked for a reboot: also if a signal pressed its power button | 0 |
 //! | it crashed: kernel panic, triple fault | 1 |
 //! | three ^C on the console | 2 |
-//! | signal *n* to the launcher | 128 + *n*, as shells count |
+//! | signal *n* to the launcher, and the guest had to be ended | 128 + *n*, as shells count |
 
 use std::fmt;
 
 use crate::backend::console::words::GuestWords;
-use crate::stop::StopRequest;
+use crate::stop::StopCause;
 
 /// How a guest came to its end. An engine that itself fails gives an error instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum GuestEnd {
     /// Its kernel panicked, with these words.
     Panicked(String),
     /// Somebody asked us to end it.
-    Stopped(StopRequest),
+    Stopped(StopCause),
 }
 
 impl GuestEnd {
@@ -53,8 +53,8 @@ impl GuestEnd {
                 triple_fault: false,
             } => 0,
             Self::Panicked(_) | Self::Reset { triple_fault: true } => 1,
-            Self::Stopped(StopRequest::Escape) => 2,
-            Self::Stopped(StopRequest::Signal(signal)) => 128 + *signal as u8,
+            Self::Stopped(StopCause::Escape) => 2,
+            Self::Stopped(StopCause::Signal(signal)) => 128 + *signal as u8,
         }
     }
 
@@ -79,8 +79,8 @@ impl fmt::Display for GuestEnd {
                 "The guest crashed: its processor met a triple fault, so its kernel may not be one for this engine",
             ),
             Self::Panicked(text) => write!(f, "The guest's kernel panicked: {text}"),
-            Self::Stopped(StopRequest::Escape) => f.write_str("Three ^C within a second ended the guest"),
-            Self::Stopped(StopRequest::Signal(signal)) => write!(f, "{signal} ended the guest"),
+            Self::Stopped(StopCause::Escape) => f.write_str("Three ^C within a second ended the guest"),
+            Self::Stopped(StopCause::Signal(signal)) => write!(f, "{signal} ended the guest"),
         }
     }
 }
@@ -126,8 +126,8 @@ mod tests {
 
     #[test]
     fn signals_are_told_as_shells_do() {
-        let end = GuestEnd::Stopped(StopRequest::Signal(nix::sys::signal::Signal::SIGTERM));
+        let end = GuestEnd::Stopped(StopCause::Signal(nix::sys::signal::Signal::SIGTERM));
         assert_eq!(end.exit_status(), 143);
-        assert_eq!(GuestEnd::Stopped(StopRequest::Escape).exit_status(), 2);
+        assert_eq!(GuestEnd::Stopped(StopCause::Escape).exit_status(), 2);
     }
 }

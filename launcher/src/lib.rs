@@ -11,7 +11,8 @@
 //! 5. [`backend`]: the host's side of each device (disk, network), and of the console. A backend
 //!    knows the host and no guest interface; an engine wires it to one.
 //! 6. [`stop`]: from here on somebody may want the guest to end: a signal, three ^C.
-//! 7. [`end`]: why it ended, and the exit status that says so.
+//! 7. [`life`]: what the engine tells while the guest runs, and asks: does it start again?
+//! 8. [`end`]: why it ended, and the exit status that says so.
 //!
 //! [`error`] gathers what can go wrong on the way, [`report`] prints it in one line.
 //!
@@ -26,6 +27,7 @@ pub mod end;
 pub mod engine;
 pub mod error;
 pub mod image;
+pub mod life;
 pub mod plan;
 pub mod report;
 pub mod stop;
@@ -34,12 +36,14 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use backend::console::{self, Console};
+use backend::console::size::ConsoleSize;
+use backend::console::{Console, terminal};
 use cli::{Invocation, Options};
 use end::GuestEnd;
 use engine::Guest;
 use error::Error;
 use image::Image;
+use life::Life;
 
 /// The whole program: reads the command line (the program's name first), runs the guest to its
 /// end, tells in one sentence on stderr what went wrong, if anything, and gives the exit status.
@@ -55,7 +59,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             run(options)
         }
     });
-    console::terminal::restore();
+    terminal::restore();
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -67,7 +71,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// For a thread that touched what is gone: it was copying frames, and does not hold the terminal's lock.
 extern "C" fn restore_terminal() {
-    console::terminal::restore();
+    terminal::restore();
 }
 
 /// Runs one guest from its plan to its end. Gives the exit status: 0 for a guest that powered
@@ -100,15 +104,19 @@ fn run(options: Options) -> Result<u8, Error> {
 
     // From here on signals are requests; every thread made later inherits their block.
     let (stop, requests) = stop::channel()?;
-    stop::watch_signals(&stop)?;
+    let size = ConsoleSize::unknown()?;
+    stop::signals::watch(&stop, plan.life.grace, size.clone())?;
     let devices = backend::open(&plan)?;
     let (console, guest_end) = Console::start(stop)?;
+    size.set(terminal::size());
     let guest = Guest {
         plan: &plan,
         image: &image,
         devices,
         console: guest_end,
+        size: size.clone(),
         stop: &requests,
+        life: Life::new(plan.life.on_reset, console.hearing()),
     };
     let outcome = engine.run(guest);
 

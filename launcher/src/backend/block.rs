@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::reason;
-use crate::plan::device::BlockPlan;
+use crate::plan::disk::{BlockPlan, DiskSerial};
 
 /// A sector, in bytes: the unit virtio-blk and all disks before it count in.
 pub const SECTOR: u64 = 512;
@@ -34,6 +34,8 @@ pub struct Disk {
     pub direct: bool,
     /// Whether it is a block device of the host.
     pub is_device: bool,
+    /// What it is known by in the guest, if by anything.
+    pub serial: Option<DiskSerial>,
 }
 
 /// Why something can't be a disk.
@@ -123,6 +125,7 @@ impl Disk {
             read_only: plan.read_only,
             direct: is_direct,
             is_device: kind.is_block_device(),
+            serial: plan.serial.clone(),
         })
     }
 }
@@ -166,7 +169,7 @@ mod tests {
         file.as_file().set_len(bytes).unwrap();
         let plan = BlockPlan {
             path: file.path().to_owned(),
-            read_only: false,
+            ..Default::default()
         };
         (file, plan)
     }
@@ -195,6 +198,7 @@ mod tests {
         let plan = |path: &str| BlockPlan {
             path: path.into(),
             read_only: true,
+            ..Default::default()
         };
         assert!(matches!(
             Disk::open(&plan("/")),

@@ -9,8 +9,9 @@
 //! * the [`Image`] with its files open, to load or to hand on;
 //! * the devices in command-line order across kinds, each already open on the host's side
 //!   ([`Device`]), to be shown to the guest in that order;
-//! * one stream of bytes as the console;
+//! * one stream of bytes as the console, and the size of its window;
 //! * the line on which requests to stop arrive, a file descriptor to wait on;
+//! * a [`Life`] to tell when the guest runs, and to ask what becomes of one that resets itself;
 //!
 //! and gives a [`GuestEnd`], or an error if the fault is not the guest's.
 
@@ -26,9 +27,11 @@ use std::str::FromStr;
 pub use auto::choose;
 
 use crate::backend::Device;
+use crate::backend::console::size::ConsoleSize;
 use crate::end::GuestEnd;
 use crate::error::Error;
 use crate::image::Image;
+use crate::life::Life;
 use crate::plan::GuestPlan;
 use crate::stop::StopRequests;
 
@@ -41,7 +44,8 @@ pub trait Engine {
     /// when it panics.
     fn default_arguments(&self) -> &'static [(&'static str, &'static str)];
 
-    /// Refuses what it can't run, before anything is made.
+    /// Refuses what it can't run, before anything is made: an image, devices, processors that are
+    /// too many.
     ///
     /// # Errors
     /// What is missing on this host, or what in the plan or the image does not fit this engine.
@@ -68,8 +72,12 @@ pub struct Guest<'a> {
     pub devices: Vec<Device>,
     /// Its console.
     pub console: UnixStream,
+    /// How large the console's window is, for a console that can tell its guest.
+    pub size: ConsoleSize,
     /// Requests to end it.
     pub stop: &'a StopRequests,
+    /// What happens to it.
+    pub life: Life,
 }
 
 /// The engines there are, or will be.

@@ -1,18 +1,16 @@
-//! A device as wished for: `--sharenet`, `--tunnet`, `--block`.
+//! A device as wished for: `--sharenet` and `--tunnet` here, `--block` in [`super::disk`].
 //!
 //! The seed gave each option one value; additions stand behind it, each after a comma. They are
 //! taken off from the right as long as they are known ones, so that a file whose name has a comma
 //! in it still means what it meant.
 
-use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 
 use lgswitch::{SegmentName, SlotIndex};
 use netsetup::{InterfaceAddress, InterfaceName};
 use pnet_base::MacAddr;
 
+use super::disk::BlockPlan;
 use crate::cli::UsageError;
 
 /// One device.
@@ -47,15 +45,6 @@ pub enum Wire {
     Host(InterfaceAddress),
     /// A tap that is a port of this bridge.
     Bridge(InterfaceName),
-}
-
-/// A disk of the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockPlan {
-    /// The image, or the host's device.
-    pub path: PathBuf,
-    /// Whether the guest may only read it.
-    pub read_only: bool,
 }
 
 impl NetPlan {
@@ -118,29 +107,6 @@ impl NetPlan {
     }
 }
 
-impl BlockPlan {
-    /// Reads the value of `--block`: `<file>[,ro]`.
-    ///
-    /// # Errors
-    /// No file is named.
-    pub fn parse(value: &OsStr) -> Result<Self, UsageError> {
-        let (path, read_only) = match value.as_bytes().strip_suffix(b",ro") {
-            Some(path) => (OsString::from_vec(path.to_vec()), true),
-            None => (value.to_owned(), false),
-        };
-        if path.is_empty() {
-            return Err(UsageError(format!(
-                "--block={} names no file",
-                value.display()
-            )));
-        }
-        Ok(Self {
-            path: path.into(),
-            read_only,
-        })
-    }
-}
-
 /// `key=value` pairs, in line order.
 struct Settings<'a>(Vec<(&'a str, &'a str)>);
 
@@ -196,14 +162,7 @@ impl fmt::Display for DevicePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Net(net) => net.fmt(f),
-            Self::Block(disk) => {
-                write!(
-                    f,
-                    "disk {}{}",
-                    disk.path.display(),
-                    if disk.read_only { ", read-only" } else { "" }
-                )
-            }
+            Self::Block(disk) => disk.fmt(f),
         }
     }
 }
@@ -247,21 +206,6 @@ mod tests {
             assert_eq!(
                 (segment.to_string().as_str(), slot),
                 ("/l,0", SlotIndex::new(3))
-            );
-        }
-    }
-
-    #[test]
-    fn a_file_with_a_comma_in_its_name_is_still_that_file() {
-        for (text, path, read_only) in [
-            ("a,b", "a,b", false),
-            ("a,b,ro", "a,b", true),
-            ("a,rw", "a,rw", false),
-        ] {
-            let disk = BlockPlan::parse(OsStr::new(text)).unwrap();
-            assert_eq!(
-                (disk.path, disk.read_only),
-                (PathBuf::from(path), read_only)
             );
         }
     }

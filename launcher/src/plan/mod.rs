@@ -2,14 +2,20 @@
 //! be without looking at the world. Its `Display` is what `--dry-run` prints.
 
 pub mod arguments;
+pub mod cpus;
 pub mod device;
+pub mod disk;
+pub mod life;
 pub mod memory;
+pub mod reset;
 
 use std::fmt;
 use std::path::PathBuf;
 
 use arguments::KernelArguments;
+use cpus::CpuCount;
 use device::DevicePlan;
+use life::LifePlan;
 use memory::MemorySize;
 
 /// One guest, as wished for.
@@ -17,6 +23,8 @@ use memory::MemorySize;
 pub struct GuestPlan {
     /// How much memory it has.
     pub memory: MemorySize,
+    /// How many processors.
+    pub cpus: CpuCount,
     /// The file of its kernel.
     pub kernel: PathBuf,
     /// The file of its initial ramdisk.
@@ -25,11 +33,14 @@ pub struct GuestPlan {
     pub arguments: KernelArguments,
     /// Its devices, in the order it shall find them.
     pub devices: Vec<DevicePlan>,
+    /// How its life is attended to.
+    pub life: LifePlan,
 }
 
 impl fmt::Display for GuestPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "memory    {}", self.memory)?;
+        writeln!(f, "cpus      {}", self.cpus)?;
         writeln!(f, "kernel    {}", self.kernel.display())?;
         if let Some(initrd) = &self.initrd {
             writeln!(f, "initrd    {}", initrd.display())?;
@@ -47,7 +58,7 @@ impl fmt::Display for GuestPlan {
                 }
             }
         }
-        Ok(())
+        self.life.fmt(f)
     }
 }
 

@@ -20,7 +20,7 @@ use std::os::fd::AsRawFd;
 use super::escape::Escape;
 use super::terminal;
 use crate::error::Error;
-use crate::stop::{StopRequest, StopSender};
+use crate::stop::{StopCause, StopRequest, StopSender};
 
 /// How much is kept for a guest that does not listen, in bytes.
 const LIMIT: usize = 64 << 10;
@@ -118,7 +118,7 @@ impl Input {
             Ok(n) => {
                 let bytes = &buffer[..n];
                 if self.escape.typed(bytes, Instant::now()) {
-                    self.stop.request(StopRequest::Escape);
+                    self.stop.request(StopRequest::End(StopCause::Escape));
                 }
                 let room = (LIMIT + buffer.len()).saturating_sub(self.kept.len());
                 self.kept.extend_from_slice(&bytes[..n.min(room)]);

@@ -8,22 +8,25 @@
 //! * `output`: guest to stdout, listening for the kernel's last [`words`]. A slow stdout slows
 //!   the guest's printing and loses nothing; a closed one is no reason to stop.
 //!
-//! The [`terminal`] is raw meanwhile.
+//! The [`terminal`] is raw meanwhile, and its window's [`size`] is told to guests that ask. What the
+//! guest says can be asked for while it runs: [`hearing`].
 
 pub mod escape;
+pub mod hearing;
 mod input;
 mod output;
+pub mod size;
 pub mod terminal;
 pub mod words;
 
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::stop::{StopRequests, StopSender};
-use words::{GuestWords, Listener};
+use hearing::Hearing;
+use words::GuestWords;
 
 /// How often a wait for a slow stdout looks for a signal.
 const LOOK: Duration = Duration::from_millis(100);
@@ -31,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A running console.
 #[derive(Debug)]
 pub struct Console {
-    listener: Arc<Mutex<Listener>>,
+    hearing: Hearing,
     /// Closed by the output thread when all is printed.
     printed: Receiver<()>,
 }
@@ -45,11 +48,11 @@ impl Console {
     pub fn start(stop: StopSender) -> Result<(Self, UnixStream), Error> {
         let failed = Error::system("make a socket pair for the console");
         let (near, far) = UnixStream::pair().map_err(&failed)?;
-        let listener = Arc::new(Mutex::new(Listener::default()));
-        let printed = output::start(near.try_clone().map_err(&failed)?, Arc::clone(&listener))?;
+        let hearing = Hearing::new(near.try_clone().map_err(&failed)?);
+        let printed = output::start(hearing.clone())?;
         terminal::enter();
         input::start(near, stop)?;
-        Ok((Self { listener, printed }, far))
+        Ok((Self { hearing, printed }, far))
     }
 
     /// Waits until all the guest ever printed is on stdout, puts the terminal back, and tells what
@@ -63,9 +66,11 @@ impl Console {
             }
         }
         terminal::restore();
-        self.listener
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .words()
+        self.hearing.heard()
+    }
+
+    /// What is heard of the guest while it runs.
+    pub fn hearing(&self) -> Hearing {
+        self.hearing.clone()
     }
 }

@@ -1,48 +1,36 @@
 //! From the guest to stdout.
 
-use std::io::{self, Read, stdout};
+use std::io::{self, stdout};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::write;
 
-use super::words::Listener;
+use super::hearing::Hearing;
 use crate::error::Error;
 
 /// Starts the thread. The receiver's other end is dropped when the guest's end is closed and
 /// everything is printed.
-pub(super) fn start(
-    guest: UnixStream,
-    listener: Arc<Mutex<Listener>>,
-) -> Result<Receiver<()>, Error> {
+pub(super) fn start(hearing: Hearing) -> Result<Receiver<()>, Error> {
     let (printing, printed) = sync_channel(0);
     thread::Builder::new()
         .name("console output".into())
-        .spawn(move || copy(guest, &listener, printing))
+        .spawn(move || copy(&hearing, printing))
         .map_err(Error::system::<io::Error>("start a thread"))?;
     Ok(printed)
 }
 
-fn copy(mut guest: UnixStream, listener: &Mutex<Listener>, _printing: SyncSender<()>) {
+fn copy(hearing: &Hearing, _printing: SyncSender<()>) {
     let mut buffer = [0; 4096];
     let mut closed = false;
     loop {
-        let bytes = match guest.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(n) => &buffer[..n],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // The guest's end died without reading all that was typed.
-            Err(_) => return,
-        };
-        listener
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .hear(bytes);
+        let bytes = hearing.read(&mut buffer);
+        if bytes.is_empty() {
+            return;
+        }
         if !closed && let Err(error) = print(bytes) {
             // The guest must not stall for want of a reader, so it is heard on. That a reader
             // went away is its own affair; anything else is worth a line.

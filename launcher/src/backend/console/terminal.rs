@@ -5,11 +5,13 @@
 //! (`SIGKILL` is the one way out that nothing can follow; `stty sane` then helps.)
 
 use std::io::{IsTerminal, stdin};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, Once, PoisonError};
 
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
+
+use super::size::WindowSize;
 
 /// How the terminal was before we made it raw, while we have it so.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -27,6 +29,22 @@ pub fn is_one() -> bool {
 /// be stopped for touching it.
 pub fn is_foreground() -> bool {
     tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// The size of its window, if it has one and says so.
+pub fn size() -> Option<WindowSize> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCGWINSZ writes one `winsize` (ioctl_tty(2)), and `size` is one.
+    let answer = unsafe { libc::ioctl(stdin().as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
+    (answer == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(WindowSize {
+        columns: size.ws_col,
+        rows: size.ws_row,
+    })
 }
 
 /// Makes the terminal raw, if it is one and ours, so that every key goes to the guest. Does

@@ -48,6 +48,11 @@ impl Listener {
         heard.words
     }
 
+    /// Forgets everything.
+    pub fn start_again(&mut self) {
+        *self = Self::default();
+    }
+
     fn end_of_line(&mut self) {
         let line = without_stamp(&self.line);
         if let Some(why) = line.strip_prefix(PANIC) {

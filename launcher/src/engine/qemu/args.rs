@@ -28,6 +28,7 @@ use crate::backend::net::{Link, NetDevice};
 use crate::image::Image;
 use crate::plan::GuestPlan;
 use crate::plan::arguments::KernelArguments;
+use crate::plan::reset::OnReset;
 
 /// Devices the guest gets without asking: the entropy source.
 pub const OWN_DEVICES: usize = 1;
@@ -53,12 +54,16 @@ impl CommandLine {
         channels: Channels,
     ) -> Self {
         let mut line = Self::default();
-        for flag in ["-nodefaults", "-no-user-config", "-no-reboot", "-S"] {
+        for flag in ["-nodefaults", "-no-user-config", "-S"] {
             line.words.push(flag.into());
+        }
+        if plan.life.on_reset == OnReset::End {
+            line.words.push("-no-reboot".into());
         }
         line.option("-display", "none");
         line.option("-accel", "tcg");
         line.option("-cpu", "max");
+        line.option("-smp", plan.cpus.to_string());
         // Shared memory, so that vhost-user services can reach the guest's rings.
         line.option("-m", format!("size={}M", plan.memory.mib()));
         line.option(
@@ -192,11 +197,11 @@ impl CommandLine {
         );
         // An error is told to the guest, as a disk does. QEMU's default would stop the whole
         // guest when the host's filesystem is full.
-        self.device(
-            "virtio-blk-pci",
-            address,
-            json!({ "drive": id, "werror": "report", "rerror": "report" }),
-        );
+        let mut properties = json!({ "drive": id, "werror": "report", "rerror": "report" });
+        if let Some(serial) = disk.serial {
+            properties["serial"] = serial.as_str().into();
+        }
+        self.device("virtio-blk-pci", address, properties);
     }
 
     fn netdev(&mut self, properties: Value) {

@@ -172,7 +172,8 @@ impl Engine for Qemu {
         // The services run from here on; they end when they are dropped, after QEMU has ended.
         let services = line.add_devices(guest.devices)?;
         let qemu = process::spawn(&self.program, line, ours)?;
-        let end = session::Session::new(qemu).and_then(|session| session.run(guest.stop));
+        let end =
+            session::Session::new(qemu).and_then(|session| session.run(guest.stop, &guest.life));
         drop(services);
         Ok(end?)
     }

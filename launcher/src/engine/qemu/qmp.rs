@@ -1,7 +1,8 @@
 //! QMP, QEMU's control channel (docs/interop/qmp-spec): JSON, a message a line.
 //!
 //! We want little of it: to let the guest start (QEMU is started stopped, so that no event can
-//! come before we listen), to hear *why* it ended, and to ask QEMU to end.
+//! come before we listen), to press its power button, to hear that it was reset or *why* it ended,
+//! and to ask QEMU to end.
 
 use serde::Deserialize;
 
@@ -14,6 +15,8 @@ pub enum Message {
     Done,
     /// A command was refused, in these words.
     Refused(String),
+    /// The guest, or its processor, reset it, and it starts again.
+    Reset,
     /// The guest is over.
     Shutdown(Reason),
     /// Something that is no concern of ours.
@@ -39,6 +42,8 @@ pub enum Reason {
 pub const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 /// Lets the guest run.
 pub const CONTINUE: &[u8] = b"{\"execute\":\"cont\"}\n";
+/// Presses the guest's power button (ACPI).
+pub const POWER_BUTTON: &[u8] = b"{\"execute\":\"system_powerdown\"}\n";
 /// Ends QEMU in good order: disks are flushed.
 pub const QUIT: &[u8] = b"{\"execute\":\"quit\"}\n";
 
@@ -60,6 +65,8 @@ struct RawError {
 
 #[derive(Deserialize)]
 struct RawData {
+    #[serde(default)]
+    guest: bool,
     reason: Option<String>,
 }
 
@@ -74,6 +81,11 @@ impl Message {
             Ok(Raw {
                 error: Some(error), ..
             }) => Self::Refused(error.desc),
+            Ok(Raw {
+                event: Some(event),
+                data: Some(RawData { guest: true, .. }),
+                ..
+            }) if event == "RESET" => Self::Reset,
             Ok(Raw {
                 event: Some(event),
                 data,
@@ -116,6 +128,14 @@ mod tests {
             (
                 r#"{"event": "SHUTDOWN", "data": {"guest": false, "reason": "new"}}"#,
                 Message::Shutdown(Reason::Other("new".into())),
+            ),
+            (
+                r#"{"event": "RESET", "data": {"guest": true, "reason": "guest-reset"}}"#,
+                Message::Reset,
+            ),
+            (
+                r#"{"event": "RESET", "data": {"guest": false, "reason": "host-qmp-system-reset"}}"#,
+                Message::Other,
             ),
             (r#"{"event": "RESUME"}"#, Message::Other),
             (

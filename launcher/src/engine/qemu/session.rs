@@ -19,7 +19,8 @@ use super::process::Process;
 use super::qmp::{self, Message, Reason};
 use super::verdict::Account;
 use crate::end::GuestEnd;
-use crate::stop::{StopRequest, StopRequests};
+use crate::life::Life;
+use crate::stop::{StopCause, StopRequest, StopRequests};
 
 /// How long QEMU may take to end after it was asked to, or said it would: its disks are flushed.
 const GRACE: Duration = Duration::from_secs(3);
@@ -48,7 +49,8 @@ pub struct Session {
     /// When our patience ends.
     deadline: Option<Instant>,
     account: Account,
-    stopped: Option<StopRequest>,
+    /// How we ended the guest, if it was we who did.
+    ended: Option<GuestEnd>,
 }
 
 impl Session {
@@ -69,7 +71,7 @@ impl Session {
             phase: Phase::Started,
             deadline: None,
             account: Account::default(),
-            stopped: None,
+            ended: None,
         })
     }
 
@@ -77,14 +79,19 @@ impl Session {
     ///
     /// # Errors
     /// QEMU could not run the guest, failed, or was killed.
-    pub fn run(mut self, stop: &StopRequests) -> Result<GuestEnd, QemuError> {
+    pub fn run(mut self, stop: &StopRequests, life: &Life) -> Result<GuestEnd, QemuError> {
         // QMP's end is QEMU's end: it holds the only other copy.
         while self.control.source().is_some() {
             self.wait(stop.as_fd());
-            if let Some(request) = stop.take() {
-                self.stop(request);
+            match stop.take() {
+                Some(StopRequest::PowerButton(_)) if self.phase != Phase::Started => {
+                    let phase = self.phase;
+                    self.say(qmp::POWER_BUTTON, phase);
+                }
+                Some(StopRequest::PowerButton(cause) | StopRequest::End(cause)) => self.stop(cause),
+                None => {}
             }
-            self.hear();
+            self.hear(life);
             if self
                 .deadline
                 .is_some_and(|deadline| Instant::now() >= deadline)
@@ -93,9 +100,9 @@ impl Session {
             }
         }
         let status = self.reap();
-        self.hear();
-        if let Some(request) = self.stopped {
-            return Ok(GuestEnd::Stopped(request));
+        self.hear(life);
+        if let Some(end) = self.ended {
+            return Ok(end);
         }
         self.account.verdict(self.phase != Phase::Started, status)
     }
@@ -132,7 +139,14 @@ impl Session {
     }
 
     /// Takes in all that was said.
-    fn hear(&mut self) {
+    fn hear(&mut self, life: &Life) {
+        self.hear_complaints();
+        for line in self.control.read().unwrap_or_default() {
+            self.message(Message::parse(&line), life);
+        }
+    }
+
+    fn hear_complaints(&mut self) {
         for line in self.stderr.read().unwrap_or_default() {
             tracing::debug!("QEMU: {line}");
             self.account.complaint(line);
@@ -141,20 +155,27 @@ impl Session {
             tracing::debug!("QEMU: {line}");
             self.account.log(&line);
         }
-        for line in self.control.read().unwrap_or_default() {
-            self.message(Message::parse(&line));
-        }
     }
 
-    fn message(&mut self, message: Message) {
+    fn message(&mut self, message: Message, life: &Life) {
         match (self.phase, message) {
             (Phase::Started, Message::Greeting) => self.say(qmp::CAPABILITIES, Phase::Negotiating),
-            (Phase::Negotiating, Message::Done) => self.say(qmp::CONTINUE, Phase::Continuing),
+            (Phase::Negotiating, Message::Done) => {
+                life.running();
+                self.say(qmp::CONTINUE, Phase::Continuing);
+            }
             (Phase::Continuing, Message::Done) => self.phase = Phase::Running,
             (_, Message::Refused(why)) => {
                 // It won't let the guest run, or won't quit: either way it is of no more use.
                 self.account.complaint(why);
                 self.kill();
+            }
+            (_, Message::Reset) => {
+                // A triple fault was logged before it was told.
+                self.hear_complaints();
+                if let Some(end) = life.reset(self.account.take_triple_fault()) {
+                    self.end(end);
+                }
             }
             (_, Message::Shutdown(reason)) => {
                 if reason != Reason::Quit {
@@ -173,16 +194,24 @@ impl Session {
         }
     }
 
-    /// Ends the guest in good order; at the second request, or before QEMU listens, at once.
-    fn stop(&mut self, request: StopRequest) {
-        let first = self.stopped.is_none();
-        self.stopped.get_or_insert(request);
-        if first && self.phase != Phase::Started {
+    /// Somebody asked us to end the guest: in good order; at the second request, or before QEMU
+    /// listens, at once.
+    fn stop(&mut self, cause: StopCause) {
+        if self.ended.is_none() && self.phase != Phase::Started {
+            self.end(GuestEnd::Stopped(cause));
+        } else {
+            self.ended.get_or_insert(GuestEnd::Stopped(cause));
+            self.kill();
+        }
+    }
+
+    /// Ends the guest in good order, if it is not ending already.
+    fn end(&mut self, end: GuestEnd) {
+        if self.ended.is_none() {
+            self.ended = Some(end);
             self.deadline = Some(Instant::now() + GRACE);
             let phase = self.phase;
             self.say(qmp::QUIT, phase);
-        } else {
-            self.kill();
         }
     }
 

@@ -31,6 +31,11 @@ impl Account {
         self.triple_fault |= line.starts_with("Triple fault");
     }
 
+    /// Whether its processor met a triple fault since this was last asked.
+    pub fn take_triple_fault(&mut self) -> bool {
+        std::mem::take(&mut self.triple_fault)
+    }
+
     /// A line on its stderr, or a refusal.
     pub fn complaint(&mut self, line: String) {
         if self.complaints.len() == KEPT {
