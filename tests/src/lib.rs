@@ -15,7 +15,8 @@
 //! 8. [`process`]: who is whose child, to see that nothing is left behind.
 //! 9. [`inspect`]: what `lgswitch inspect --json` says.
 //! 10. [`ending`]: how a program must refuse what is bad.
-//! 11. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
+//! 11. [`test_host`]: a second machine with hardware virtualisation, for claims about that.
+//! 12. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
 //!
 //! Claims are checked against what the kernel and other programs say (`ip`, `/proc`, the guest's
 //! own tools), not against what our code says about itself.
@@ -30,6 +31,7 @@ pub mod machine;
 pub mod namespace;
 pub mod process;
 pub mod terminal;
+pub mod test_host;
 pub mod wait;
 pub mod wire;
 

@@ -55,8 +55,21 @@ pub fn tool(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// The guests' kernel and initramfs, if `examples/guest-image.sh` has made them. A test fetches
-/// nothing from the network itself: `tests/run` does that beforehand.
+/// Whether guests can run on hardware virtualisation here: `/dev/kvm` is there, and the processor
+/// has what it needs. (A virtual machine's `/dev/kvm` may be one that interprets instructions, and
+/// not all of them.)
+#[must_use]
+pub fn has_kvm() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    Path::new("/dev/kvm").exists()
+        && flags
+            .split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+}
+
+/// The guests' kernel and initramfs: `$GUEST_KERNEL` and `$GUEST_INITRD` if both are set, else what
+/// `examples/guest-image.sh` has made. A test fetches nothing from the network itself: `tests/run`
+/// does that beforehand.
 ///
 /// # Errors
 /// What is missing, and what makes it.
@@ -69,6 +82,10 @@ pub fn image() -> Result<Image> {
 }
 
 fn find_image() -> Result<Image> {
+    let given = |name| std::env::var_os(name).map(PathBuf::from);
+    if let (Some(kernel), Some(initrd)) = (given("GUEST_KERNEL"), given("GUEST_INITRD")) {
+        return Ok(Image { kernel, initrd });
+    }
     let script = repository().join("examples/guest-image.sh");
     let mut command = Command::new(&script);
     command.arg("--cached");
@@ -84,22 +101,23 @@ fn find_image() -> Result<Image> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    // The script quotes for a shell; only names without quoting are read here.
     let text = String::from_utf8_lossy(&output.stdout);
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-            .map(PathBuf::from)
-            .filter(|path| path.is_file())
-            .with_context(|| {
-                format!(
-                    "needs {} to print {name}=file, got: {text}",
-                    script.display()
-                )
-            })
-    };
     Ok(Image {
-        kernel: value("KERNEL")?,
-        initrd: value("INITRD")?,
+        kernel: named(&text, "KERNEL")?,
+        initrd: named(&text, "INITRD")?,
     })
+}
+
+/// The file that an image's script gives on a line `NAME=FILE` of its `answer`.
+///
+/// # Errors
+/// If there is no such line, or no such file. (The script quotes for a shell; only names without
+/// quoting are read here.)
+pub(crate) fn named(answer: &str, name: &str) -> Result<PathBuf> {
+    answer
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        .map(PathBuf::from)
+        .filter(|path| path.is_file())
+        .with_context(|| format!("Needs {name}=FILE from the image's script, got: {answer}"))
 }

@@ -22,12 +22,14 @@ impl Namespace {
     /// # Errors
     /// If it cannot be made (no root, no `unshare`).
     pub fn new() -> Result<Namespace> {
+        // `>/dev/null`: its stdout has no reader once we know that it is ready, and busybox's cat
+        // (through sendfile) ends when it sees that.
         let mut keeper = Command::new("unshare")
             .args([
                 "--net",
                 "sh",
                 "-c",
-                "ip link set lo up && echo ready && exec cat",
+                "ip link set lo up && echo ready && exec cat >/dev/null",
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

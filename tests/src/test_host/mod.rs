@@ -1,0 +1,169 @@
+//! The test host: a whole second Linux machine, with hardware virtualisation, where this one has
+//! none.
+//!
+//! What boots on hardware virtualisation can be claimed only where there is some. A machine that
+//! builds this (a container, a virtual machine in a cloud) often has none, but it can emulate one
+//! that has: QEMU's interpreter knows AMD's SVM, nested paging included, and Linux' own KVM runs on
+//! it. Slow, but the real thing: same ioctls, same exits, same interrupts.
+//!
+//! The claims do not know. On a machine with hardware virtualisation, [`claim`]'s body runs here.
+//! On another one the *same test program* is put on the test host's disk, and the claim is what it
+//! answers in there when it is run for this one name:
+//!
+//! ```text
+//! cargo test --test kvm                        (no hardware virtualisation here)
+//!   claim a ──▶ TestHost ── ttyS0 ──▶ kvm --exact a     (in the test host: body runs)
+//!   claim b ──▶   the same   ──────▶  kvm --exact b
+//! ```
+//!
+//! The host is booted once, by the first claim that needs it, and shared by the others. A claim
+//! that does not answer in time costs the host: the next one gets a new one.
+//!
+//! * [`host`]: the machine itself. `tests/test-host` makes and starts it, for people too.
+
+pub mod host;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::claim::{Need, judge, unmet};
+use crate::machine;
+use host::TestHost;
+
+/// In the test host this is set for the test program: it has no other host to turn to.
+const INSIDE: &str = "INSIDE_TEST_HOST";
+
+/// How long a claim may take in the test host. Each guest it boots takes about 12 s on an idle
+/// machine, and every wait of the claim itself is shorter.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// The one test host of this test program, if it is booted.
+static HOST: Mutex<Option<TestHost>> = Mutex::new(None);
+
+/// A claim about a machine with hardware virtualisation; see the module. Otherwise as
+/// [`crate::claim()`]: `needs` are those of the machine on which the body runs.
+pub fn claim(name: &'static str, needs: &'static [Need], body: fn() -> Result<()>) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if std::env::var_os(INSIDE).is_some() || machine::has_kvm() {
+            return judge(needs, body);
+        }
+        match unmet(host::NEEDS) {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => in_test_host(name)
+                .unwrap_or_else(|error| Outcome::Fails(format!("{error:#}")))
+                .into(),
+        }
+    })
+}
+
+/// The claim's outcome in the test host.
+fn in_test_host(name: &str) -> Result<Outcome> {
+    let program = std::env::current_exe().context("Finding the test's own path")?;
+    let inside = program
+        .file_name()
+        .context("The test program has no name")?;
+    let mut shared = HOST.lock().unwrap_or_else(PoisonError::into_inner);
+    // Taken out: put back only if it is still good.
+    let mut host = match shared.take() {
+        Some(host) => host,
+        None => TestHost::boot("claims", &[&program]).context("Booting the test host")?,
+    };
+    let answer = host.run(
+        &format!(
+            "{INSIDE}=1 {} --color never --exact {name}",
+            inside.to_string_lossy()
+        ),
+        PATIENCE,
+    )?;
+    *shared = Some(host);
+    Ok(Outcome::of(name, answer.status, &answer.text))
+}
+
+/// What the test program said of one claim.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Holds,
+    Ignored(String),
+    Fails(String),
+}
+
+impl Outcome {
+    /// Reads the harness's line "test NAME ... ok", "... ignored (REASON)" or "... FAILED".
+    fn of(name: &str, status: i32, text: &str) -> Outcome {
+        let said = text
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("test ")?
+                    .strip_prefix(name)?
+                    .strip_prefix(" ")
+            })
+            .map(|rest| rest.trim_start().trim_start_matches('.').trim());
+        match said {
+            Some("ok") if status == 0 => Outcome::Holds,
+            Some(said) if status == 0 && said.starts_with("ignored") => {
+                let reason = said.trim_start_matches("ignored");
+                Outcome::Ignored(format!("in the test host:{reason}"))
+            }
+            _ => Outcome::Fails(format!("In the test host (exit status {status}):\n{text}")),
+        }
+    }
+}
+
+impl From<Outcome> for Result<Completion, Failed> {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Holds => Ok(Completion::Completed),
+            Outcome::Ignored(reason) => Ok(Completion::ignored_with(reason)),
+            Outcome::Fails(why) => Err(why.into()),
+        }
+    }
+}
+
+/// Runs the claims of one file, one after the other: the test host has one console.
+pub fn main(claims: Vec<Trial>) -> ! {
+    let mut arguments = Arguments::from_args();
+    // Not on request either: the kernel ends the test host with the thread that started it.
+    arguments.test_threads = Some(1);
+    let conclusion = libtest_mimic::run(&arguments, claims);
+    drop(HOST.lock().unwrap_or_else(PoisonError::into_inner).take());
+    conclusion.exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome;
+
+    const NAME: &str = "a_guest_boots";
+
+    fn outcome(status: i32, line: &str) -> Outcome {
+        Outcome::of(NAME, status, &format!("\nrunning 1 test\n{line}\n\n"))
+    }
+
+    #[test]
+    fn a_claim_holds_only_if_its_own_line_says_ok() {
+        assert_eq!(outcome(0, "test a_guest_boots ... ok"), Outcome::Holds);
+        for (status, line) in [
+            (0, ""),
+            (0, "test another ... ok"),
+            (0, "test a_guest_boots_twice ... ok"),
+            (101, "test a_guest_boots ... FAILED"),
+            (139, "test a_guest_boots ... ok"),
+        ] {
+            assert!(
+                matches!(outcome(status, line), Outcome::Fails(text) if text.contains(line)),
+                "{status} {line}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_ignored_there_is_ignored_here_with_the_reason() {
+        assert_eq!(
+            outcome(0, "test a_guest_boots ... ignored (needs root)"),
+            Outcome::Ignored("in the test host: (needs root)".into())
+        );
+    }
+}
