@@ -1,7 +1,33 @@
 //! The guest's devices, each a virtio device with its registers in memory (virtio-mmio).
 //!
-//! Here are only the seams to the machine they are in: a [`Placement`] says where a device stands,
-//! [`Wiring`] joins its doorbells and interrupts to KVM.
+//! In reading order, following a request of the guest:
+//!
+//! 1. [`parts`]: all devices of a guest, in their places ([`Placement`]), wired to KVM ([`Wiring`]).
+//! 2. [`transport`]: the registers, through which a driver brings a device up.
+//! 3. [`device`]: what it comes down to: the thread of the device is told to start or to stop, with the
+//!    [`description`] of what the driver can see and the [`interrupt`] shared between the two.
+//! 4. [`worker`]: the thread of a device; [`vring`], a queue in its hands; [`chain`], a request.
+//! 5. The devices: [`block`], [`console`], [`rng`], [`balloon`].
+//! 6. [`net`]: cards, whose frames pass by the pump of [`lgswitch::plug::virtio`].
+//!
+//! Everything the guest writes is hostile: to registers, to queues, in descriptors. A driver that breaks
+//! the rules finds its device needs a reset; nothing else happens, to nobody else.
+
+pub mod balloon;
+pub mod block;
+pub mod chain;
+pub mod console;
+pub mod description;
+pub mod device;
+pub mod interrupt;
+pub mod net;
+pub mod parts;
+pub mod rng;
+pub mod transport;
+pub mod vring;
+pub mod worker;
+
+pub use parts::Parts;
 
 use std::io;
 
