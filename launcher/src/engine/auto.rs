@@ -6,10 +6,11 @@
 //! | /dev/kvm opens, and the processor has vmx or svm | `kvm` |
 //! | `qemu-system-x86_64` is installed | `qemu` |
 //!
-//! Of these only `qemu` is built so far, and takes the place of `kvm` as well.
+//! Of these `kvm` is not built yet, and `qemu` takes its place.
 
 use std::fs::{self, OpenOptions};
 
+use super::lguest::{Lguest, LguestError};
 use super::qemu::{Qemu, QemuError};
 use super::{Engine, EngineChoice, EngineError, EngineName};
 use crate::error::Error;
@@ -32,15 +33,12 @@ pub fn choose(
             }
             .into());
         }
-        EngineChoice::Only(name @ EngineName::Lguest) => {
-            return Err(EngineError::NotBuilt {
-                name,
-                instead: "; stock kernels run with --engine=qemu",
-            }
-            .into());
+        EngineChoice::Only(EngineName::Lguest) => {
+            return Ok((Box::new(Lguest::default()), "the command line says so"));
         }
         EngineChoice::Auto if is_only_lguest(image) => {
-            return Err(EngineError::LguestImage(image.kernel.path.clone()).into());
+            let why = "the kernel is an lguest guest and starts in no other way";
+            return Ok((Box::new(Lguest::default()), why));
         }
         EngineChoice::Auto => {
             let qemu = Qemu::find()?;
@@ -87,6 +85,12 @@ fn has_virtualisation_flag(cpuinfo: &str) -> bool {
 
 impl From<QemuError> for Error {
     fn from(error: QemuError) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
+impl From<LguestError> for Error {
+    fn from(error: LguestError) -> Self {
         EngineError::from(error).into()
     }
 }
