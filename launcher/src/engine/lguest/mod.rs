@@ -37,6 +37,7 @@ use crate::end::GuestEnd;
 use crate::error::{Error, reason};
 use crate::image::Image;
 use crate::plan::GuestPlan;
+use crate::plan::cpus::CpuCount;
 use crate::plan::device::DevicePlan;
 use boot::{BootError, Start};
 use bus::{Bus, Kind};
@@ -78,6 +79,9 @@ pub enum LguestError {
         /// What was asked for, the console included.
         wanted: usize,
     },
+    /// More processors than there ever were in one.
+    #[error("An lguest guest has one processor, and this one is to have {0}; leave --cpus out")]
+    TooManyCpus(CpuCount),
     /// Such a guest makes its own address.
     #[error(
         "An lguest guest can't have the MAC address {0}: it makes its own, 02:00:xx:yy:00:00, the same for all its interfaces; \
@@ -125,6 +129,9 @@ impl Engine for Lguest {
         if wanted > bus::MAX_DEVICES {
             return Err(LguestError::TooManyDevices { wanted }.into());
         }
+        if plan.cpus != CpuCount::default() {
+            return Err(LguestError::TooManyCpus(plan.cpus).into());
+        }
         wished_id(plan)?;
         *self.loaded.borrow_mut() = Some(load(plan, image)?);
         Ok(())
@@ -151,6 +158,7 @@ impl Engine for Lguest {
                 Ok(bus.add(&memory, Kind::Console, 0, None, console)?)
             })
             .and_then(|()| {
+                guest.life.running();
                 let mut host = InProcess::initialize(&memory, &start, id);
                 Session {
                     memory: &memory,

@@ -14,7 +14,7 @@ use super::host::{Exit, Host};
 use super::inputs::{Inputs, Source};
 use super::memory::GuestMemory;
 use crate::end::GuestEnd;
-use crate::stop::{StopRequest, StopRequests};
+use crate::stop::{StopCause, StopRequest, StopRequests};
 
 /// The longest sleep: ports look after themselves now and then.
 const LONG: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub struct Session<'a> {
     /// Those requests.
     pub stop: &'a StopRequests,
     /// One of them.
-    pub stopped: Option<StopRequest>,
+    pub stopped: Option<StopCause>,
 }
 
 impl Session<'_> {
@@ -88,7 +88,10 @@ impl Session<'_> {
     fn look(&mut self) -> Result<bool, Trouble> {
         let ready = self.inputs.ready()?;
         if ready.has(Source::Stop) {
-            self.stopped = self.stop.take();
+            // There is no power button on it, so the first request is the last.
+            self.stopped = self.stop.take().map(|request| match request {
+                StopRequest::PowerButton(cause) | StopRequest::End(cause) => cause,
+            });
         }
         self.with_devices(|bus, line| {
             bus.poll(line, ready)?;

@@ -187,7 +187,7 @@ mod tests {
     use super::super::testing::{Stub, block};
     use super::*;
     use crate::engine::lguest::inputs::Inputs;
-    use crate::plan::device::BlockPlan;
+    use crate::plan::disk::BlockPlan;
 
     const PAGE: u32 = 0x8000;
     const ANSWER: u32 = 0x1000;
@@ -214,6 +214,7 @@ mod tests {
             let plan = BlockPlan {
                 path: self.file.path().to_owned(),
                 read_only,
+                serial: None,
             };
             BlockDevice::new(&self.memory, PAGE, Disk::open(&plan).unwrap()).unwrap()
         }

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::engine::lguest::inputs::Inputs;
     use crate::engine::lguest::memory::GuestMemory;
-    use crate::stop::{self, StopRequest};
+    use crate::stop::{self, StopCause, StopRequest};
 
     #[test]
     fn what_is_typed_waits_until_there_is_a_block_for_it() {
@@ -179,7 +179,7 @@ mod tests {
         let (near, _far) = UnixStream::pair().unwrap();
         let mut console = Console::new(near, &requests, 7).unwrap();
         let mut host = Stub::new(&memory);
-        sender.request(StopRequest::Escape);
+        sender.request(StopRequest::End(StopCause::Escape));
         let page = block(&memory, 0x1000, &[(0x2000, 4096); 3]);
         for _ in 0..200 {
             let used = console.sent(&mut host.line(&inputs), &page, 0).unwrap();
