@@ -35,6 +35,7 @@ fn devices() -> Vec<(&'static str, Device, Box<dyn std::any::Any>)> {
     let segment = Segment::create(&folder.path().join("lan"), &options).unwrap();
     let card = NetDevice {
         mac: MacAddr::new(2, 0, 0, 0, 0, 1),
+        host_mac: None,
         mtu: 1500,
         link: Link::Sharenet(Box::new(segment.port(PortOptions::default()).unwrap())),
     };

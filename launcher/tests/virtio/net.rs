@@ -53,6 +53,7 @@ impl Lan {
         });
         let device = NetDevice {
             mac,
+            host_mac: None,
             mtu: self.segment.mtu(),
             link: Link::Sharenet(Box::new(port.unwrap())),
         };

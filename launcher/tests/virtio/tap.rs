@@ -65,6 +65,7 @@ fn bed(mtu: u32) -> Driver {
     assert!(done.unwrap().success());
     let device = NetDevice {
         mac: GUEST,
+        host_mac: None,
         mtu,
         link: Link::Tap(tap),
     };
