@@ -7,7 +7,7 @@
 //! 1. [`cli`]: the command line, the seed's own, becomes a
 //! 2. [`plan`]: `GuestPlan`, checked and printable (`--dry-run`): memory, kernel, devices in order.
 //! 3. [`image`]: the kernel file is what it says it is (bzImage or ELF), whole, and fits in memory.
-//! 4. [`engine`]: who plays the computer? A seam: [`engine::qemu`] today, `kvm` and `lguest` to come.
+//! 4. [`engine`]: who plays the computer? A seam: [`engine::kvm`], [`engine::qemu`], [`engine::lguest`].
 //! 5. [`backend`]: the host's side of each device (disk, network), and of the console. A backend
 //!    knows the host and no guest interface; an engine wires it to one.
 //! 6. [`stop`]: from here on somebody may want the guest to end: a signal, three ^C.
@@ -106,7 +106,7 @@ fn run(options: Options) -> Result<u8, Error> {
     let (stop, requests) = stop::channel()?;
     let size = ConsoleSize::unknown()?;
     stop::signals::watch(&stop, plan.life.grace, size.clone())?;
-    let devices = backend::open(&plan, engine.guest_writes_address())?;
+    let devices = backend::open(&plan)?;
     let (console, guest_end) = Console::start(stop)?;
     size.set(terminal::size());
     let guest = Guest {

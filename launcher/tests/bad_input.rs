@@ -515,13 +515,11 @@ fn a_missing_qemu_is_told_with_its_package() {
 #[test]
 fn engines_to_come_are_known_but_refused() {
     let bench = Bench::new();
-    for engine in ["kvm", "lguest"] {
-        bench.refuses(
-            &[&format!("--engine={engine}"), "64", "kernel"],
-            1,
-            &[engine, "not built yet", "--engine=qemu"],
-        );
-    }
+    bench.refuses(
+        &["--engine=lguest", "64", "kernel"],
+        1,
+        &["lguest", "not built yet", "--engine=qemu"],
+    );
 }
 
 #[test]

@@ -6,11 +6,9 @@
 //! | /dev/kvm opens, and the processor has vmx or svm | `kvm` |
 //! | `qemu-system-x86_64` is installed | `qemu` |
 //!
-//! Of these `kvm` is not built yet, and `qemu` takes its place.
+//! Of these `lguest` is not built yet.
 
-use std::fs::{self, OpenOptions};
-
-use super::lguest::{Lguest, LguestError};
+use super::kvm::{self, Kvm, KvmError};
 use super::qemu::{Qemu, QemuError};
 use super::{Engine, EngineChoice, EngineError, EngineName};
 use crate::error::Error;
@@ -24,35 +22,46 @@ pub fn choose(
     choice: EngineChoice,
     image: &Image,
 ) -> Result<(Box<dyn Engine>, &'static str), Error> {
-    let (qemu, why) = match choice {
-        EngineChoice::Only(EngineName::Qemu) => (Qemu::find()?, "the command line says so"),
-        EngineChoice::Only(name @ EngineName::Kvm) => {
-            return Err(EngineError::NotBuilt {
-                name,
-                instead: "; take --engine=qemu, which needs no hardware",
-            }
-            .into());
+    const WISH: &str = "the command line says so";
+    match choice {
+        EngineChoice::Only(EngineName::Qemu) => Ok((Box::new(Qemu::find()?), WISH)),
+        // Whether the processor has virtualisation is then not asked: some hosts emulate it.
+        EngineChoice::Only(EngineName::Kvm) => Ok((Box::new(Kvm::open()?), WISH)),
+        EngineChoice::Only(name @ EngineName::Lguest) => Err(EngineError::NotBuilt {
+            name,
+            instead: "; stock kernels run with --engine=qemu",
         }
-        EngineChoice::Only(EngineName::Lguest) => {
-            return Ok((Box::new(Lguest::default()), "the command line says so"));
-        }
+        .into()),
         EngineChoice::Auto if is_only_lguest(image) => {
-            let why = "the kernel is an lguest guest and starts in no other way";
-            return Ok((Box::new(Lguest::default()), why));
+            Err(EngineError::LguestImage(image.kernel.path.clone()).into())
         }
-        EngineChoice::Auto => {
-            let qemu = Qemu::find()?;
-            let why = if !has_virtualisation() {
-                "this host has no hardware virtualisation (no vmx or svm in /proc/cpuinfo)"
-            } else if !kvm_opens() {
-                "/dev/kvm can't be opened"
-            } else {
-                "the engine kvm, which could use this host's hardware virtualisation, is not built yet"
-            };
-            (qemu, why)
+        EngineChoice::Auto => hardware_or_emulation(),
+    }
+}
+
+/// The hardware if it can be had, otherwise its emulation.
+fn hardware_or_emulation() -> Result<(Box<dyn Engine>, &'static str), Error> {
+    if !kvm::host::has_virtualisation() {
+        let why = "this host has no hardware virtualisation (no vmx or svm in /proc/cpuinfo)";
+        return Ok((Box::new(Qemu::find()?), why));
+    }
+    let obstacle = match Kvm::open() {
+        Ok(kvm) => {
+            let why = "this host has hardware virtualisation, and /dev/kvm opens";
+            return Ok((Box::new(kvm), why));
         }
+        Err(obstacle) => obstacle,
     };
-    Ok((Box::new(qemu), why))
+    let why = match obstacle {
+        KvmError::NoPermission => "there is no permission to use /dev/kvm",
+        KvmError::NoModule => "there is no /dev/kvm",
+        _ => "this host's KVM is not one for the engine kvm",
+    };
+    match Qemu::find() {
+        Ok(qemu) => Ok((Box::new(qemu), why)),
+        // What keeps KVM away is easier to remove than QEMU is to install.
+        Err(_) => Err(obstacle.into()),
+    }
 }
 
 /// An lguest guest that starts in no other way we know.
@@ -60,53 +69,8 @@ fn is_only_lguest(image: &Image) -> bool {
     matches!(&image.format, Format::Elf(elf) if elf.is_lguest && elf.pvh_entry.is_none())
 }
 
-/// Whether /dev/kvm is there and ours to use. That alone says little: on some hosts it opens and
-/// emulates instructions.
-fn kvm_opens() -> bool {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
-}
-
-fn has_virtualisation() -> bool {
-    fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_virtualisation_flag(&text))
-}
-
-/// Intel's or AMD's virtualisation among the processor's flags.
-fn has_virtualisation_flag(cpuinfo: &str) -> bool {
-    cpuinfo
-        .lines()
-        .filter(|line| line.starts_with("flags"))
-        .flat_map(str::split_whitespace)
-        .any(|flag| flag == "vmx" || flag == "svm")
-}
-
 impl From<QemuError> for Error {
     fn from(error: QemuError) -> Self {
         EngineError::from(error).into()
-    }
-}
-
-impl From<LguestError> for Error {
-    fn from(error: LguestError) -> Self {
-        EngineError::from(error).into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn virtualisation_is_a_flag_of_its_own() {
-        assert!(has_virtualisation_flag(
-            "processor: 0\nflags\t\t: fpu svm sse\n"
-        ));
-        assert!(has_virtualisation_flag("flags\t\t: vmx\n"));
-        assert!(!has_virtualisation_flag(
-            "flags\t\t: fpu svm_lock\nvmx flags\t: vnmi\n"
-        ));
     }
 }

@@ -16,11 +16,22 @@ const BOOT_FLAG: usize = 0x1fe;
 const MAGIC: usize = 0x202;
 const VERSION: usize = 0x206;
 const LOADFLAGS: usize = 0x211;
+const INITRD_ADDR_MAX: usize = 0x22c;
+const KERNEL_ALIGNMENT: usize = 0x230;
+const RELOCATABLE: usize = 0x234;
+const XLOADFLAGS: usize = 0x236;
 const CMDLINE_SIZE: usize = 0x238;
+const PREF_ADDRESS: usize = 0x258;
 const INIT_SIZE: usize = 0x260;
 
 /// `LOADFLAGS`: the protected-mode code belongs at 1 MiB (a bzImage), not at 64 KiB (a zImage).
 const LOADED_HIGH: u8 = 1;
+
+/// `XLOADFLAGS`: there is a 64-bit entry point, 0x200 behind the 32-bit one.
+const KERNEL_64: u16 = 1;
+
+/// The highest byte of an initrd before the header said so (protocol 2.02 and older).
+const OLD_INITRD_ADDR_MAX: u32 = 0x37ff_ffff;
 
 /// Where the protected-mode code goes, in bytes.
 const LOAD_ADDRESS: u64 = 1 << 20;
@@ -42,6 +53,12 @@ pub struct BzImage {
     /// How much memory the kernel needs from where it is loaded until it has found its feet, in
     /// bytes (`init_size`, protocol 2.10). 0 = not said.
     pub init_size: u32,
+    /// Where that memory begins: where it is loaded, aligned, or where it prefers to be.
+    pub run_address: u64,
+    /// Whether it may be entered in 64-bit mode.
+    pub entry_64: bool,
+    /// The highest address its initrd may reach.
+    pub initrd_addr_max: u32,
 }
 
 /// Whether this is the head of a kernel with a boot protocol header (2.00 and later).
@@ -82,6 +99,17 @@ impl BzImage {
         kernel.require("its code", Some(code_offset + code_len - 15))?;
         let code_len = code_len.min(kernel.size - code_offset);
         let since = |release: u16, value: u32| if version >= release { value } else { 0 };
+
+        // Protocol 2.05 and 2.10; the kernel's own first steps follow the same rule.
+        let alignment = match (u8_at(RELOCATABLE), u32_at(KERNEL_ALIGNMENT)) {
+            (1.., alignment) if version >= 0x0205 && alignment.is_power_of_two() => alignment,
+            _ => 1,
+        };
+        let preferred = u64::from(since(0x020a, u32_at(PREF_ADDRESS)))
+            | u64::from(since(0x020a, u32_at(PREF_ADDRESS + 4))) << 32;
+        let run_address = LOAD_ADDRESS
+            .next_multiple_of(alignment.into())
+            .max(preferred);
         Ok(Self {
             version,
             code_offset,
@@ -91,12 +119,19 @@ impl BzImage {
                 limit => limit,
             },
             init_size: since(0x020a, u32_at(INIT_SIZE)),
+            run_address,
+            entry_64: version >= 0x020c && u16_at(XLOADFLAGS) & KERNEL_64 != 0,
+            initrd_addr_max: match since(0x0203, u32_at(INITRD_ADDR_MAX)) {
+                0 => OLD_INITRD_ADDR_MAX,
+                max => max,
+            },
         })
     }
 
     /// The first byte of guest memory the kernel does not need to unpack itself.
-    pub(super) fn memory_end(&self) -> u64 {
-        LOAD_ADDRESS + self.code_len.max(u64::from(self.init_size))
+    pub fn memory_end(&self) -> u64 {
+        let unpacked = self.run_address.saturating_add(self.init_size.into());
+        unpacked.max(LOAD_ADDRESS + self.code_len)
     }
 }
 
@@ -107,7 +142,7 @@ pub(crate) mod tests {
     use crate::image::tests::file_of;
 
     /// A bzImage of protocol 2.15: 2 sectors of setup, 64 paragraphs of code.
-    fn bytes() -> Vec<u8> {
+    pub(crate) fn bytes() -> Vec<u8> {
         let mut bytes = vec![0; 3 * 512 + 64 * 16];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(SETUP_SECTS, &[2]);
@@ -116,6 +151,8 @@ pub(crate) mod tests {
         put(MAGIC, b"HdrS");
         put(VERSION, &0x020fu16.to_le_bytes());
         put(LOADFLAGS, &[LOADED_HIGH]);
+        put(INITRD_ADDR_MAX, &0x7fff_ffffu32.to_le_bytes());
+        put(XLOADFLAGS, &KERNEL_64.to_le_bytes());
         put(CMDLINE_SIZE, &2047u32.to_le_bytes());
         put(INIT_SIZE, &(8u32 << 20).to_le_bytes());
         bytes
@@ -132,6 +169,22 @@ pub(crate) mod tests {
         };
         assert_eq!((image.code_offset, image.code_len), (1536, 1024));
         assert_eq!((image.cmdline_limit, image.memory_end()), (2047, 9 << 20));
+    }
+
+    #[test]
+    fn it_needs_memory_where_it_prefers_to_run() {
+        let mut relocatable = bytes();
+        relocatable[RELOCATABLE] = 1;
+        relocatable[KERNEL_ALIGNMENT..][..4].copy_from_slice(&(2u32 << 20).to_le_bytes());
+        let end = |bytes: &[u8]| match Format::read(&file_of(bytes)).unwrap() {
+            Format::BzImage(image) => image.memory_end(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(end(&relocatable), 10 << 20);
+        relocatable[PREF_ADDRESS..][..8].copy_from_slice(&(16u64 << 20).to_le_bytes());
+        assert_eq!(end(&relocatable), 24 << 20);
+        relocatable[PREF_ADDRESS..][..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(end(&relocatable), u64::MAX);
     }
 
     #[test]

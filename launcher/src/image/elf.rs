@@ -76,7 +76,7 @@ impl ElfImage {
     }
 
     /// The first byte of guest memory the kernel does not need.
-    pub(super) fn memory_end(&self) -> u64 {
+    pub fn memory_end(&self) -> u64 {
         self.segments
             .iter()
             .map(|s| s.physical.saturating_add(s.memory_len))

@@ -14,10 +14,18 @@ use std::path::{Path, PathBuf};
 
 use crate::error::reason;
 use crate::plan::GuestPlan;
+use crate::plan::arguments::KernelArguments;
 use crate::plan::memory::MemorySize;
 
 use bzimage::BzImage;
 use elf::ElfImage;
+
+/// The longest command line of a kernel without a header to say so, in bytes without the final NUL
+/// (Linux's `COMMAND_LINE_SIZE` on x86, less one).
+const ELF_CMDLINE_LIMIT: u32 = 2047;
+
+/// The longest one there is room for, whatever a header says.
+const CMDLINE_MOST: u32 = 0xffff;
 
 /// What a guest starts from.
 #[derive(Debug)]
@@ -127,6 +135,16 @@ pub enum ImageError {
         /// What the guest has.
         memory: MemorySize,
     },
+    /// The kernel would not read them all.
+    #[error("The kernel's arguments are {len} bytes, and {} reads {limit} at most; shorten them", .path.display())]
+    ArgumentsTooLong {
+        /// The kernel.
+        path: PathBuf,
+        /// How many bytes there are, with what we add.
+        len: usize,
+        /// How many it reads.
+        limit: u32,
+    },
     /// Kernel and initrd together are.
     #[error(
         "The initrd {} ({} MiB) does not fit in the guest's {memory} beside the kernel ({} MiB); give the guest more memory",
@@ -164,6 +182,25 @@ impl Image {
         };
         image.check_fits(plan.memory)?;
         Ok(image)
+    }
+
+    /// Refuses a command line that is longer than the kernel reads.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn check_arguments(&self, arguments: &KernelArguments) -> Result<(), ImageError> {
+        let limit = match &self.format {
+            Format::BzImage(image) => image.cmdline_limit.min(CMDLINE_MOST),
+            Format::Elf(_) => ELF_CMDLINE_LIMIT,
+        };
+        match arguments.len() {
+            len if len > limit as usize => Err(ImageError::ArgumentsTooLong {
+                path: self.kernel.path.clone(),
+                len,
+                limit,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Memory is not measured to the byte: page tables, boot parameters and the kernel's own

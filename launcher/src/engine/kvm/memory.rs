@@ -56,6 +56,18 @@ pub fn allocate(size: MemorySize) -> Result<GuestMemoryMmap, KvmError> {
     GuestMemoryMmap::from_regions(regions).map_err(|error| refused(io::Error::other(error)))
 }
 
+/// Makes it as it was when it was new: all zeros, and none of it used.
+///
+/// # Errors
+/// The kernel has no memory for its own records of it.
+pub fn clear(memory: &GuestMemoryMmap) -> io::Result<()> {
+    for region in memory.iter() {
+        let pages = Pages::of(region, 0, region.len())?;
+        pages.replace(libc::MAP_ANONYMOUS, None)?;
+    }
+    Ok(())
+}
+
 /// Puts `len` bytes of a file, from `offset` on, at `address` of the guest's memory: mapped if both
 /// lie alike in their pages, copied otherwise. What else is in the last page mapped is the file's
 /// too, so the rest of it counts as overwritten.
@@ -94,29 +106,55 @@ fn map_file(
     let (region, start) = memory
         .to_region_addr(GuestAddress(address))
         .ok_or_else(outside)?;
-    let offset = libc::off_t::try_from(offset).map_err(|_| outside())?;
-    if len > region.len() - start.0 {
-        return Err(outside());
+    Pages::of(region, start.0, len)?.replace(0, Some((file, offset)))
+}
+
+/// Pages of a region of guest memory.
+struct Pages {
+    address: *mut libc::c_void,
+    len: usize,
+}
+
+impl Pages {
+    /// `len` bytes from `start` of a region on, in whole pages.
+    fn of(region: &GuestRegionMmap, start: u64, len: u64) -> io::Result<Self> {
+        if region
+            .len()
+            .checked_sub(start)
+            .is_none_or(|rest| len > rest)
+        {
+            return Err(outside());
+        }
+        // Both are within a mapping of ours, and so are numbers of this host's size.
+        Ok(Self {
+            address: region.as_ptr().wrapping_add(start as usize).cast(),
+            len: len as usize,
+        })
     }
-    // Both are lengths within a mapping of ours.
-    let (start, len) = (start.0 as usize, len as usize);
-    // SAFETY: the pages replaced are inside the region's own mapping, as checked above, and stay
-    // mapped with the same rights, until the region unmaps them with the rest of it. Nothing holds
-    // references into guest memory: all access is volatile, so its bytes may change at any time.
-    let answer = unsafe {
-        libc::mmap(
-            region.as_ptr().add(start).cast(),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
-            file.as_raw_fd(),
-            offset,
-        )
-    };
-    if answer == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
+
+    /// Maps something else there: the file from the offset, or nothing but zeros.
+    fn replace(self, flags: i32, file: Option<(&File, u64)>) -> io::Result<()> {
+        let (fd, offset) = file.map_or((-1, 0), |(file, offset)| (file.as_raw_fd(), offset));
+        let offset = libc::off_t::try_from(offset).map_err(|_| outside())?;
+        // SAFETY: the pages replaced are inside a region's own mapping, as `of` has checked, and
+        // stay mapped with the same rights until the region unmaps them with the rest of it.
+        // Nothing holds references into guest memory: all access is volatile, so its bytes may
+        // change at any time.
+        let answer = unsafe {
+            libc::mmap(
+                self.address,
+                self.len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE | flags,
+                fd,
+                offset,
+            )
+        };
+        if answer == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Copies a part of a file into the guest's memory.
@@ -185,6 +223,19 @@ mod tests {
         let mut kept = vec![0; bytes.len()];
         file.read_exact_at(&mut kept, 0).unwrap();
         assert!(kept == bytes);
+    }
+
+    #[test]
+    fn cleared_memory_is_new() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 4 * PAGE as usize]).unwrap();
+        let memory = allocate(mib(1)).unwrap();
+        place_file(&memory, PAGE, &file, 0, 4 * PAGE).unwrap();
+        memory.write_obj(9u64, GuestAddress(5 * PAGE)).unwrap();
+        clear(&memory).unwrap();
+        let mut all = vec![1; 1 << 20];
+        memory.read_slice(&mut all, GuestAddress(0)).unwrap();
+        assert!(all.iter().all(|&byte| byte == 0));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A virtual machine in KVM: its memory, its interrupt controllers, and the wires that reach them.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
@@ -18,6 +19,21 @@ pub struct Vm {
     fd: VmFd,
     /// The guest's RAM, kept for as long as KVM shows it.
     memory: GuestMemoryMmap,
+    /// What is joined to it.
+    wires: Mutex<Vec<Wire>>,
+}
+
+/// A wire between a device and KVM.
+#[derive(Debug)]
+enum Wire {
+    /// An event that is an interrupt.
+    Interrupt { event: EventFd, gsi: u32 },
+    /// A guest's write of `queue` that is an event.
+    Doorbell {
+        event: EventFd,
+        address: u64,
+        queue: u32,
+    },
 }
 
 impl Vm {
@@ -43,8 +59,8 @@ impl Vm {
                 userspace_addr: region.as_ptr() as u64,
             };
             // SAFETY: the region's pages are mapped, and stay so while KVM may touch them: `memory`
-            // is dropped after `fd`, and processors keep the whole machine alive. No other slot
-            // has them, and nothing of Rust's lies in them.
+            // is dropped after `fd`, and whoever runs processors keeps the whole machine. No other
+            // slot has them, and nothing of Rust's lies in them.
             unsafe { fd.set_user_memory_region(region) }
                 .map_err(KvmError::refused("show the guest its memory"))?;
         }
@@ -57,7 +73,27 @@ impl Vm {
             ..Default::default()
         })
         .map_err(KvmError::refused("make an interval timer"))?;
-        Ok(Self { fd, memory })
+        Ok(Self {
+            fd,
+            memory,
+            wires: Mutex::default(),
+        })
+    }
+
+    /// The same machine as it was before it first ran: its memory, and the same wires to the same
+    /// devices. KVM has no reset; a new machine is as good, and cheap.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn again(self, kvm: &Kvm) -> Result<Self, KvmError> {
+        let Self { fd, memory, wires } = self;
+        drop(fd);
+        let vm = Self::new(kvm, memory)?;
+        for wire in wires.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            vm.join(wire)
+                .map_err(KvmError::refused("join a device to the machine"))?;
+        }
+        Ok(vm)
     }
 
     /// The guest's RAM.
@@ -69,15 +105,39 @@ impl Vm {
     pub fn fd(&self) -> &VmFd {
         &self.fd
     }
+
+    fn join(&self, wire: Wire) -> io::Result<()> {
+        match &wire {
+            Wire::Interrupt { event, gsi } => self.fd.register_irqfd(event, *gsi)?,
+            Wire::Doorbell {
+                event,
+                address,
+                queue,
+            } => {
+                let address = IoEventAddress::Mmio(*address);
+                self.fd.register_ioevent(event, &address, *queue)?;
+            }
+        }
+        self.wires
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(wire);
+        Ok(())
+    }
 }
 
 impl Wiring for Vm {
     fn irqfd(&self, fd: &EventFd, gsi: u32) -> io::Result<()> {
-        Ok(self.fd.register_irqfd(fd, gsi)?)
+        let event = fd.try_clone()?;
+        self.join(Wire::Interrupt { event, gsi })
     }
 
     fn ioeventfd(&self, fd: &EventFd, address: u64, queue: u32) -> io::Result<()> {
-        let address = IoEventAddress::Mmio(address);
-        Ok(self.fd.register_ioevent(fd, &address, queue)?)
+        let event = fd.try_clone()?;
+        self.join(Wire::Doorbell {
+            event,
+            address,
+            queue,
+        })
     }
 }

@@ -33,10 +33,6 @@ use crate::plan::GuestPlan;
 /// The program.
 const PROGRAM: &str = "qemu-system-x86_64";
 
-/// The longest command line of a kernel that starts by the PVH protocol, in bytes without the
-/// final NUL (Linux's `COMMAND_LINE_SIZE` on x86, less one).
-const PVH_CMDLINE_LIMIT: u32 = 2047;
-
 /// QEMU, found.
 #[derive(Debug)]
 pub struct Qemu {
@@ -58,16 +54,6 @@ pub enum QemuError {
         .0.display()
     )]
     NoPvh(PathBuf),
-    /// The kernel would not read it all.
-    #[error("The kernel's arguments are {len} bytes, and {} reads {limit} at most; shorten them", .path.display())]
-    ArgumentsTooLong {
-        /// The kernel.
-        path: PathBuf,
-        /// How many bytes there are, with what we add.
-        len: usize,
-        /// How many it reads.
-        limit: u32,
-    },
     /// The bus is full.
     #[error(
         "A guest of this engine has room for {max} devices, and this one has {wanted}; give it fewer"
@@ -137,23 +123,10 @@ impl Engine for Qemu {
     }
 
     fn check(&self, plan: &GuestPlan, image: &Image) -> Result<(), Error> {
-        let path = || image.kernel.path.clone();
-        let limit = match &image.format {
-            Format::BzImage(image) => image.cmdline_limit,
-            Format::Elf(image) if image.pvh_entry.is_none() => {
-                return Err(QemuError::NoPvh(path()).into());
-            }
-            Format::Elf(_) => PVH_CMDLINE_LIMIT,
-        };
-        let len = plan.arguments.with_defaults(self.default_arguments()).len();
-        if len > limit as usize {
-            return Err(QemuError::ArgumentsTooLong {
-                path: path(),
-                len,
-                limit,
-            }
-            .into());
+        if matches!(&image.format, Format::Elf(elf) if elf.pvh_entry.is_none()) {
+            return Err(QemuError::NoPvh(image.kernel.path.clone()).into());
         }
+        image.check_arguments(&plan.arguments.with_defaults(self.default_arguments()))?;
         let wanted = plan.devices.len() + args::OWN_DEVICES;
         if wanted > pci::MAX_DEVICES {
             return Err(QemuError::TooManyDevices {

@@ -87,6 +87,14 @@ impl Parts {
             .map(|(place, device)| (*place, Arc::clone(device) as Arc<dyn MmioDevice>))
     }
 
+    /// All devices as they were before a driver found them: what a reset of the machine does to them.
+    pub fn reset(&self) {
+        let status = u64::from(virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS);
+        for (_, transport) in &self.devices {
+            transport.write(status, &0u32.to_le_bytes());
+        }
+    }
+
     /// Who gets what is typed: the serial port or hvc0.
     pub fn handover(&self) -> &Arc<Handover> {
         &self.handover

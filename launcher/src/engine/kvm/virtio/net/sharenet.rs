@@ -103,7 +103,8 @@ impl Conversation for Registers {
     fn hear(&mut self, guest: &mut Guest, kicks: &Kicks<'_>) -> Result<bool, End> {
         while let Some(order) = self.orders.next() {
             match order {
-                Order::Start(driver, _done) => self.start(driver, guest, kicks)?,
+                Order::Start(driver) => self.start(driver, guest, kicks)?,
+                // Dropping its end, at the end of this, is the answer.
                 Order::Stop(_done) => {
                     kicks.forget(guest);
                     self.forget_control();

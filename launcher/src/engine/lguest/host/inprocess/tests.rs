@@ -1,1 +1,0 @@
-//! Placeholder for the tests of the whole host.
