@@ -24,6 +24,8 @@ pub enum GuestEnd {
     },
     /// Its kernel panicked, with these words.
     Panicked(String),
+    /// It did what no guest of its engine may do, or can go on from.
+    Died(String),
     /// Somebody asked us to end it.
     Stopped(StopCause),
 }
@@ -52,7 +54,7 @@ impl GuestEnd {
             | Self::Reset {
                 triple_fault: false,
             } => 0,
-            Self::Panicked(_) | Self::Reset { triple_fault: true } => 1,
+            Self::Panicked(_) | Self::Died(_) | Self::Reset { triple_fault: true } => 1,
             Self::Stopped(StopCause::Escape) => 2,
             Self::Stopped(StopCause::Signal(signal)) => 128 + *signal as u8,
         }
@@ -79,6 +81,7 @@ impl fmt::Display for GuestEnd {
                 "The guest crashed: its processor met a triple fault, so its kernel may not be one for this engine",
             ),
             Self::Panicked(text) => write!(f, "The guest's kernel panicked: {text}"),
+            Self::Died(reason) => write!(f, "The guest died: {reason}"),
             Self::Stopped(StopCause::Escape) => f.write_str("Three ^C within a second ended the guest"),
             Self::Stopped(StopCause::Signal(signal)) => write!(f, "{signal} ended the guest"),
         }

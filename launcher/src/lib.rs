@@ -106,7 +106,7 @@ fn run(options: Options) -> Result<u8, Error> {
     let (stop, requests) = stop::channel()?;
     let size = ConsoleSize::unknown()?;
     stop::signals::watch(&stop, plan.life.grace, size.clone())?;
-    let devices = backend::open(&plan)?;
+    let devices = backend::open(&plan, engine.guest_writes_address())?;
     let (console, guest_end) = Console::start(stop)?;
     size.set(terminal::size());
     let guest = Guest {

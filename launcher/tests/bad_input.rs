@@ -513,16 +513,6 @@ fn a_missing_qemu_is_told_with_its_package() {
 }
 
 #[test]
-fn engines_to_come_are_known_but_refused() {
-    let bench = Bench::new();
-    bench.refuses(
-        &["--engine=lguest", "64", "kernel"],
-        1,
-        &["lguest", "not built yet", "--engine=qemu"],
-    );
-}
-
-#[test]
 fn an_lguest_guest_is_recognised_and_told_of_its_engine() {
     let bench = Bench::new();
     bench.file("vmlinux", &lguest_elf());

@@ -31,7 +31,7 @@ pub enum Device {
 ///
 /// # Errors
 /// The first device that can't be had.
-pub fn open(plan: &GuestPlan) -> Result<Vec<Device>, Error> {
+pub fn open(plan: &GuestPlan, guest_writes_address: bool) -> Result<Vec<Device>, Error> {
     let mut order: Vec<(usize, &DevicePlan)> = plan.devices.iter().enumerate().collect();
     order.sort_by_key(|(_, device)| match device {
         DevicePlan::Block(_) => 0,
@@ -46,7 +46,8 @@ pub fn open(plan: &GuestPlan) -> Result<Vec<Device>, Error> {
         let device = match device {
             DevicePlan::Block(disk) => Device::Block(Disk::open(disk)?),
             DevicePlan::Net(net) => {
-                Device::Net(NetDevice::open(net, interface_number(plan, place))?)
+                let number = interface_number(plan, place);
+                Device::Net(NetDevice::open(net, number, guest_writes_address)?)
             }
         };
         opened.push((place, device));

@@ -13,6 +13,8 @@ use crate::plan::device::{NetPlan, Wire};
 pub struct NetDevice {
     /// The guest end's address.
     pub mac: MacAddr,
+    /// The host end's address, of a tap.
+    pub host_mac: Option<MacAddr>,
     /// The largest packet the wire takes, in bytes without the Ethernet header.
     pub mtu: u32,
     /// The wire.
@@ -30,11 +32,12 @@ pub enum Link {
 }
 
 impl NetDevice {
-    /// Plugs in interface number `number` of the guest.
+    /// Plugs in interface number `number` of the guest. `guest_writes_address`: on a sharenet it is the
+    /// guest that says where it is, not the port.
     ///
     /// # Errors
     /// The sharenet can't be joined or made, the tap not made or not attached.
-    pub fn open(plan: &NetPlan, number: usize) -> Result<Self, Error> {
+    pub fn open(plan: &NetPlan, number: usize, guest_writes_address: bool) -> Result<Self, Error> {
         let mac = match plan.mac {
             Some(mac) => mac,
             None => netsetup::random_mac()?,
@@ -47,11 +50,13 @@ impl NetDevice {
                 let port = segment.port(PortOptions {
                     mac: Some(mac),
                     slot: *slot,
+                    guest_writes_address,
                     name: format!("eth{number}"),
                     ..Default::default()
                 })?;
                 Ok(Self {
                     mac,
+                    host_mac: None,
                     mtu,
                     link: Link::Sharenet(Box::new(port)),
                 })
@@ -84,10 +89,11 @@ impl NetDevice {
             },
             ..plan
         })?;
-        let mtu = net.link(&tap.name)?.map_or(1500, |link| link.mtu);
+        let link = net.link(&tap.name)?;
         Ok(Self {
             mac,
-            mtu,
+            host_mac: link.as_ref().and_then(|link| link.mac),
+            mtu: link.map_or(1500, |link| link.mtu),
             link: Link::Tap(tap),
         })
     }

@@ -5,10 +5,9 @@
 //! | an lguest guest that has no other start | `lguest` |
 //! | /dev/kvm opens, and the processor has vmx or svm | `kvm` |
 //! | `qemu-system-x86_64` is installed | `qemu` |
-//!
-//! Of these `lguest` is not built yet.
 
 use super::kvm::{self, Kvm, KvmError};
+use super::lguest::{Lguest, LguestError};
 use super::qemu::{Qemu, QemuError};
 use super::{Engine, EngineChoice, EngineError, EngineName};
 use crate::error::Error;
@@ -27,13 +26,10 @@ pub fn choose(
         EngineChoice::Only(EngineName::Qemu) => Ok((Box::new(Qemu::find()?), WISH)),
         // Whether the processor has virtualisation is then not asked: some hosts emulate it.
         EngineChoice::Only(EngineName::Kvm) => Ok((Box::new(Kvm::open()?), WISH)),
-        EngineChoice::Only(name @ EngineName::Lguest) => Err(EngineError::NotBuilt {
-            name,
-            instead: "; stock kernels run with --engine=qemu",
-        }
-        .into()),
+        EngineChoice::Only(EngineName::Lguest) => Ok((Box::new(Lguest::default()), WISH)),
         EngineChoice::Auto if is_only_lguest(image) => {
-            Err(EngineError::LguestImage(image.kernel.path.clone()).into())
+            let why = "the kernel is an lguest guest and starts in no other way";
+            Ok((Box::new(Lguest::default()), why))
         }
         EngineChoice::Auto => hardware_or_emulation(),
     }
@@ -71,6 +67,12 @@ fn is_only_lguest(image: &Image) -> bool {
 
 impl From<QemuError> for Error {
     fn from(error: QemuError) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
+impl From<LguestError> for Error {
+    fn from(error: LguestError) -> Self {
         EngineError::from(error).into()
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The seam is made for engines of two kinds. One starts another program that is the computer, and
 //! serves its devices from here ([`qemu`]). Others are the computer themselves, in this process,
-//! on threads of their own: `kvm` on hardware virtualisation, `lguest` on a processor in software
+//! on threads of their own: `kvm` on hardware virtualisation, [`lguest`] on a processor in software
 //! or `/dev/lguest`. Either way an engine gets
 //!
 //! * the [`Image`] with its files open, to load or to hand on;
@@ -43,6 +43,12 @@ pub trait Engine {
     /// What it tells the kernel unless the user did: where its console is, and to end the guest
     /// when it panics.
     fn default_arguments(&self) -> &'static [(&'static str, &'static str)];
+
+    /// Whether its guests write the addresses of their network interfaces to the peers page of a sharenet
+    /// themselves, so that ports must not.
+    fn guest_writes_address(&self) -> bool {
+        false
+    }
 
     /// Refuses what it can't run, before anything is made: an image, devices, processors that are
     /// too many.
@@ -137,15 +143,12 @@ pub enum EngineError {
         /// What to do instead, as the end of a sentence.
         instead: &'static str,
     },
-    /// Only an engine that is not built yet could run this image.
-    #[error(
-        "{} is an lguest guest without a PVH start, which takes the engine lguest, and that is not built yet; \
-         give a bzImage of the kernel, if it can run on plain hardware too", .0.display()
-    )]
-    LguestImage(std::path::PathBuf),
     /// KVM's troubles.
     #[error(transparent)]
     Kvm(#[from] kvm::KvmError),
+    /// Those of an lguest guest.
+    #[error(transparent)]
+    Lguest(#[from] lguest::LguestError),
     /// QEMU's troubles.
     #[error(transparent)]
     Qemu(#[from] qemu::QemuError),

@@ -2,8 +2,8 @@
 //!
 //! What the driver does to the registers comes down to two orders: start with these queues, and stop.
 //! They are given by the VCPU's thread and carried out by the device's own, which alone touches queues.
-//! *Stop* waits for its answer, because a driver that reads the status as zero may use the memory of
-//! its queues for something else.
+//! Whoever gives them waits until that is done: a driver that reads the status as zero may use the memory
+//! of its queues for something else, and one that has started a card expects to hear frames.
 
 use std::any::Any;
 use std::fmt;
@@ -35,11 +35,17 @@ pub struct Driver {
 #[derive(Debug)]
 pub enum Order {
     /// A driver is there: serve its queues.
-    Start(Driver),
-    /// It is gone: touch nothing of it any more, then drop this.
-    Stop(SyncSender<()>),
+    Start(Driver, Done),
+    /// It is gone: touch nothing of it any more.
+    Stop(Done),
     /// The guest has ended, and so does the thread.
     End,
+}
+
+/// Somebody waits until an order is carried out, which is when this is dropped.
+#[derive(Debug)]
+pub struct Done {
+    _end: SyncSender<()>,
 }
 
 /// What a device and its transport share beside the orders.
@@ -111,17 +117,21 @@ impl Device {
         }
     }
 
-    /// A driver is there.
+    fn give_and_wait(&self, order: impl FnOnce(Done) -> Order) {
+        let (end, wait) = sync_channel(0);
+        self.give(order(Done { _end: end }));
+        // Nothing is ever sent: it ends when the other end is dropped, by the thread or with it.
+        let _ = wait.recv();
+    }
+
+    /// A driver is there. When this returns it is served.
     pub fn start(&self, driver: Driver) {
-        self.give(Order::Start(driver));
+        self.give_and_wait(|done| Order::Start(driver, done));
     }
 
     /// The driver is gone. When this returns nothing of it is touched any more.
     pub fn stop(&self) {
-        let (done, wait) = sync_channel(0);
-        self.give(Order::Stop(done));
-        // Nothing is ever sent: it ends when the other end is dropped, by the thread or with it.
-        let _ = wait.recv();
+        self.give_and_wait(Order::Stop);
     }
 }
 

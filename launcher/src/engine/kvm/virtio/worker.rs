@@ -100,8 +100,7 @@ impl<W: Work> Worker<W> {
             self.wait();
             while let Some(order) = self.orders.next() {
                 match order {
-                    Order::Start(driver) => self.start(driver),
-                    // Dropping its end is the answer.
+                    Order::Start(driver, _done) => self.start(driver),
                     Order::Stop(_done) => self.stop(),
                     Order::End => return,
                 }

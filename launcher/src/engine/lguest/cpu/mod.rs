@@ -6,19 +6,31 @@
 //! 2. [`exit`]: why `run` came back. Everything a processor would enter ring 0 for is an exit.
 //! 3. [`state`]: what a processor holds; [`segment`] and [`flags`] are parts of it.
 //! 4. [`paging`]: linear addresses become places in guest memory, by the guest's tables, through a
-//!    translation cache.
+//!    translation cache; [`access`] is how instructions get there.
+//! 5. [`decode`]: machine code becomes operations ([`op`]), each a function of [`exec`] and its numbers;
+//!    [`blocks`] keeps them.
+//! 6. [`run`]: block after block.
 //!
 //! It does not know lguest: hypercalls, virtual interrupts and the rules of what is reflected
 //! where are the host's. What it knows of it is what page tables may hold ([`exit::Broken`]).
 
+mod access;
+mod blocks;
+mod decode;
+mod exec;
 pub mod exit;
 pub mod flags;
-pub mod paging;
+mod op;
+mod paging;
+mod run;
 pub mod segment;
-pub mod state;
+mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::AtomicBool;
 
+use blocks::Blocks;
 pub use exit::{Broken, Exit};
 pub use segment::{BadSelector, GDT_ENTRIES, SegmentRegister};
 use state::Core;
@@ -30,6 +42,7 @@ use super::memory::GuestMemory;
 #[derive(Debug)]
 pub struct Cpu {
     core: Core,
+    blocks: Blocks,
 }
 
 /// What is pushed when the host enters the guest by a gate, as a processor does for an interrupt.
@@ -54,6 +67,7 @@ impl Cpu {
     pub fn new(frames: u32) -> Self {
         Self {
             core: Core::new(frames),
+            blocks: Blocks::new(),
         }
     }
 
@@ -63,8 +77,8 @@ impl Cpu {
     /// State is at an instruction's boundary whenever this returns: for a fault, before the
     /// instruction that faulted; for `int n`, after it. A repeated string instruction counts as
     /// one, and may be left in its middle, to be gone on with.
-    pub fn run(&mut self, _memory: &GuestMemory, _budget: u64, _stop: &AtomicBool) -> Exit {
-        Exit::Budget
+    pub fn run(&mut self, memory: &GuestMemory, budget: u64, stop: &AtomicBool) -> Exit {
+        run::run(&mut self.core, &mut self.blocks, memory, budget, stop)
     }
 
     /// Instructions completed so far.

@@ -5,7 +5,7 @@
 //! Accessed and dirty bits are set in the guest's tables as a processor does.
 
 use super::exit::{Broken, Exit};
-use super::state::Core;
+use super::state::{Core, Outcome};
 use crate::engine::lguest::memory::{GuestMemory, PAGE};
 
 /// Present.
@@ -27,11 +27,42 @@ const DIRECTORY_FLAGS: u32 = P | RW | US | A | D;
 /// The directory's last entry, for the top 4 MiB, is the host's.
 const SWITCHER: u32 = 1023;
 
+/// Pages the cache knows for data, for each of supervisor and user. A power of two.
+const DATA: usize = 256;
+/// The same for code.
+const CODE: usize = 64;
+/// A tag no page has.
+const NONE: u32 = 1;
+
+/// Where a page of data is. A tag is the page's linear address, if accesses of its kind may go ahead.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(16))]
+struct DataEntry {
+    read: u32,
+    /// Only once the page is dirty, and while no code was decoded from it.
+    write: u32,
+    frame: u32,
+}
+
+/// Where a page of code is.
+#[derive(Debug, Clone, Copy)]
+struct CodeEntry {
+    tag: u32,
+    frame: u32,
+}
+
 /// The translation cache, and how far tables may point.
 #[derive(Debug)]
 pub(super) struct Paging {
-    /// Frames beyond this one are not the guest's.
+    /// Frames from this one on are not the guest's.
     frames: u32,
+    data: [DataEntry; 2 * DATA],
+    code: [CodeEntry; 2 * CODE],
+    /// Which half serves: 0 for the supervisor, 1 for the user.
+    half: usize,
+    /// Moves whenever a page of code may have gone elsewhere: who remembers where a jump leads
+    /// remembers it for one stamp.
+    stamp: u64,
 }
 
 /// What an access wants of a page.
@@ -51,16 +82,102 @@ struct Mapping {
     table_entry: u32,
 }
 
+const EMPTY_DATA: DataEntry = DataEntry {
+    read: NONE,
+    write: NONE,
+    frame: 0,
+};
+const EMPTY_CODE: CodeEntry = CodeEntry {
+    tag: NONE,
+    frame: 0,
+};
+
 impl Paging {
     pub fn new(frames: u32) -> Self {
-        Self { frames }
+        Self {
+            frames,
+            data: [EMPTY_DATA; 2 * DATA],
+            code: [EMPTY_CODE; 2 * CODE],
+            half: 0,
+            stamp: 1,
+        }
     }
 
-    pub fn flush_all(&mut self) {}
+    /// From now on accesses are the user's, or the supervisor's.
+    pub fn set_user(&mut self, user: bool) {
+        self.half = usize::from(user);
+    }
 
-    pub fn flush_below(&mut self, _end: u32) {}
+    /// The current stamp.
+    #[inline(always)]
+    pub fn stamp(&self) -> u64 {
+        self.stamp
+    }
 
-    pub fn flush_page(&mut self, _linear: u32) {}
+    /// Makes all that was remembered with an earlier stamp void.
+    pub fn new_stamp(&mut self) {
+        self.stamp += 1;
+    }
+
+    pub fn flush_all(&mut self) {
+        self.flush(|_| true);
+    }
+
+    pub fn flush_below(&mut self, end: u32) {
+        self.flush(|page| page < end);
+    }
+
+    pub fn flush_page(&mut self, linear: u32) {
+        let page = linear & !(PAGE - 1);
+        self.flush(|cached| cached == page);
+    }
+
+    fn flush(&mut self, goes: impl Fn(u32) -> bool) {
+        for entry in &mut self.data {
+            // A page that may be written may be read, so this tag is the page whenever there is one.
+            if goes(entry.read) {
+                *entry = EMPTY_DATA;
+            }
+        }
+        for entry in &mut self.code {
+            if entry.tag != NONE && goes(entry.tag) {
+                *entry = EMPTY_CODE;
+                self.stamp += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn data_index(&self, linear: u32) -> usize {
+        (self.half * DATA + (linear >> 12) as usize % DATA) % (2 * DATA)
+    }
+
+    /// Where `bytes` bytes may be read at once, if the cache knows.
+    #[inline(always)]
+    pub fn readable(&self, linear: u32, bytes: u32) -> Option<u32> {
+        let entry = &self.data[self.data_index(linear)];
+        // The last byte's page is compared, with the first byte's entry: what crosses into the
+        // next page never matches.
+        let page = linear.wrapping_add(bytes - 1) & !(PAGE - 1);
+        (entry.read == page).then_some(entry.frame | linear & (PAGE - 1))
+    }
+
+    /// Where `bytes` bytes may be written at once and unwatched, if the cache knows.
+    #[inline(always)]
+    pub fn writable(&self, linear: u32, bytes: u32) -> Option<u32> {
+        let entry = &self.data[self.data_index(linear)];
+        let page = linear.wrapping_add(bytes - 1) & !(PAGE - 1);
+        (entry.write == page).then_some(entry.frame | linear & (PAGE - 1))
+    }
+
+    /// Code was decoded from this frame: writes to it are to be watched.
+    pub fn watch_frame(&mut self, frame: u32) {
+        for entry in &mut self.data {
+            if entry.frame == frame {
+                entry.write = NONE;
+            }
+        }
+    }
 
     /// Walks the tables. None if there is no page.
     fn walk(&self, memory: &GuestMemory, cr3: u32, linear: u32) -> Result<Option<Mapping>, Broken> {
@@ -123,14 +240,71 @@ impl Core {
             user: false,
         };
         match self.resolve(memory, linear, want) {
-            Ok(place) => Ok(Some(place)),
+            Ok((place, _)) => Ok(Some(place)),
             Err(Exit::Broken(broken)) => Err(broken),
             Err(_) => Ok(None),
         }
     }
 
-    /// Walks for an access: the place, or what the access raises.
-    fn resolve(&mut self, memory: &GuestMemory, linear: u32, want: Want) -> Result<u32, Exit> {
+    /// The linear address's place for an access that stays in its page. Walks the tables, and keeps what it finds.
+    #[cold]
+    #[inline(never)]
+    pub fn translate(&mut self, memory: &GuestMemory, linear: u32, write: bool) -> Outcome<u32> {
+        let user = self.ring == 3;
+        let (place, writable) = match self.resolve(memory, linear, Want { write, user }) {
+            Ok(found) => found,
+            Err(exit) => return Err(self.leave(exit)),
+        };
+        let page = linear & !(PAGE - 1);
+        let frame = place & !(PAGE - 1);
+        let index = self.paging.data_index(linear);
+        self.paging.data[index] = DataEntry {
+            read: page,
+            write: if writable && !memory.is_watched(frame / PAGE) {
+                page
+            } else {
+                NONE
+            },
+            frame,
+        };
+        Ok(place)
+    }
+
+    /// Where the instruction at a linear address is.
+    pub fn fetch(&mut self, memory: &GuestMemory, linear: u32) -> Outcome<u32> {
+        let page = linear & !(PAGE - 1);
+        let index = (self.paging.half * CODE + (linear >> 12) as usize % CODE) % (2 * CODE);
+        let entry = self.paging.code[index];
+        if entry.tag == page {
+            return Ok(entry.frame | linear & (PAGE - 1));
+        }
+        let want = Want {
+            write: false,
+            user: self.ring == 3,
+        };
+        let place = match self.resolve(memory, linear, want) {
+            Ok((place, _)) => place,
+            Err(exit) => return Err(self.leave(exit)),
+        };
+        if entry.tag != NONE {
+            // Whoever remembers jumps into that page would not hear of its next move.
+            self.paging.new_stamp();
+        }
+        self.paging.code[index] = CodeEntry {
+            tag: page,
+            frame: place & !(PAGE - 1),
+        };
+        Ok(place)
+    }
+
+    /// Walks for an access: the place, and whether it may be written without another walk; or what
+    /// the access raises.
+    fn resolve(
+        &mut self,
+        memory: &GuestMemory,
+        linear: u32,
+        want: Want,
+    ) -> Result<(u32, bool), Exit> {
         let fault = |present: bool| Exit::Fault {
             vector: 14,
             error: Some(
@@ -160,6 +334,7 @@ impl Core {
             mapping.directory_entry | A,
         )?;
         stored(mapping.table_entry_at, mapping.table_entry, table_entry)?;
-        Ok(table_entry & !(PAGE - 1) | linear & (PAGE - 1))
+        let place = table_entry & !(PAGE - 1) | linear & (PAGE - 1);
+        Ok((place, rights & RW != 0 && table_entry & D != 0))
     }
 }

@@ -44,15 +44,50 @@ pub enum Clock {
     Instructions,
 }
 
-/// Why a handler stops the block it is in.
+/// Why a handler ends the block it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
-    /// `exit` says what happened; the instruction did not.
+    /// eip is set: a direct jump that was taken.
+    Taken,
+    /// eip is set: a direct jump that was not taken.
+    NotTaken,
+    /// eip is set: a jump to what only this instruction knew, or the ring, a segment or TF changed.
+    Jump,
+    /// The instruction is done, and wrote where code was decoded.
+    Written,
+    /// A repeated instruction has done a part, and is to be gone on with.
+    Again,
+    /// The instruction is done, and the host is needed: [`Core::exit`].
+    Trap,
+    /// The instruction did nothing, and the host is needed: [`Core::exit`].
     Fault,
 }
 
-/// What a step can fail with.
+/// A value, or why there is none.
 pub(super) type Outcome<T> = Result<T, Leave>;
+/// What a handler gives: on to the next one, or not.
+pub(super) type Step = Outcome<()>;
+
+/// The rest of an instruction is done, even if what it wrote was code: a fault ends it here, other
+/// results are handed on when it is complete.
+#[inline(always)]
+pub(super) fn landed(step: Step) -> Outcome<Step> {
+    match step {
+        Err(Leave::Fault) => Err(Leave::Fault),
+        other => Ok(other),
+    }
+}
+
+/// How a block was decoded, and the only state it may run in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Mode {
+    /// In ring 3.
+    pub user: bool,
+    /// ds, es and ss are flat and may be written: their offsets are linear addresses.
+    pub flat: bool,
+    /// cs is flat, of 32 bits: blocks can be kept.
+    pub plain: bool,
+}
 
 /// The state that instructions work on.
 #[derive(Debug)]
@@ -69,6 +104,8 @@ pub(super) struct Core {
     pub paging: Paging,
     pub clock: Clock,
     pub retired: u64,
+    /// How the instructions at eip are to be decoded. Follows from ring and segments.
+    pub mode: Mode,
     /// Why the host is needed, when [`Leave`] says it is.
     pub exit: Exit,
 }
@@ -87,6 +124,7 @@ impl Core {
             paging: Paging::new(frames),
             clock: Clock::Since(Instant::now()),
             retired: 0,
+            mode: Mode::default(),
             exit: Exit::Budget,
         }
     }
@@ -101,6 +139,33 @@ impl Core {
 
     pub fn set_segment(&mut self, segment: Segment, loaded: SegmentRegister) {
         self.segments[segment as usize] = loaded;
+        let flat = |segment: Segment| {
+            let register = &self.segments[segment as usize];
+            register.is_flat() && register.writable
+        };
+        self.mode = Mode {
+            user: self.ring == 3,
+            flat: flat(Segment::Ds) && flat(Segment::Es) && flat(Segment::Ss),
+            plain: self.segments[Segment::Cs as usize].is_flat(),
+        };
+        self.paging.set_user(self.ring == 3);
+    }
+
+    /// Notes why the host is needed.
+    #[cold]
+    pub fn leave(&mut self, exit: Exit) -> Leave {
+        self.exit = exit;
+        Leave::Fault
+    }
+
+    /// Notes an exception.
+    #[cold]
+    pub fn fault(&mut self, vector: u8, error: Option<u32>) -> Leave {
+        self.leave(Exit::Fault {
+            vector,
+            error,
+            cr2: 0,
+        })
     }
 
     /// Enters the guest by a gate; see [`super::Cpu::deliver`].

@@ -103,8 +103,7 @@ impl Conversation for Registers {
     fn hear(&mut self, guest: &mut Guest, kicks: &Kicks<'_>) -> Result<bool, End> {
         while let Some(order) = self.orders.next() {
             match order {
-                Order::Start(driver) => self.start(driver, guest, kicks)?,
-                // Dropping its end, at the end of this, is the answer.
+                Order::Start(driver, _done) => self.start(driver, guest, kicks)?,
                 Order::Stop(_done) => {
                     kicks.forget(guest);
                     self.forget_control();

@@ -195,8 +195,7 @@ impl Card {
     fn follow(&mut self) -> Result<bool, End> {
         while let Some(order) = self.orders.next() {
             match order {
-                Order::Start(driver) => self.start(driver)?,
-                // Dropping its end is the answer.
+                Order::Start(driver, _done) => self.start(driver)?,
                 Order::Stop(_done) => self.stop(),
                 Order::End => return Ok(false),
             }

@@ -1,0 +1,272 @@
+//! Decoded code, kept: blocks of instructions that run one after another, up to a jump or the end
+//! of their page.
+//!
+//! A block belongs to a place in guest memory, not to a linear address, so it serves every process
+//! that maps its page, and is valid until the page is written. Which block comes next is kept too,
+//! in the block itself for direct jumps and in a table by eip for others, for as long as the stamp of
+//! [`Paging`](super::paging::Paging) is what it was: it moves when code pages are remapped, and when blocks are dropped.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::decode::{LONGEST, Reader};
+use super::op::Op;
+use super::state::{Core, Mode, Outcome};
+use crate::engine::lguest::memory::{GuestMemory, PAGE};
+
+/// Operations kept before all are dropped, which bounds this at about 2 MiB.
+const MOST_OPS: usize = 64 * 1024;
+/// Instructions in a block.
+const LONGEST_BLOCK: usize = 48;
+/// Bytes in a block: positions in it are kept in a byte.
+const MOST_BYTES: usize = 240;
+/// Entries in the table of jumps.
+const JUMPS: usize = 1024;
+
+/// A block's number.
+pub(super) type Id = u32;
+
+/// Where a way out of a block leads, if the stamp is still the same.
+#[derive(Debug, Clone, Copy, Default)]
+struct Link {
+    id: Id,
+    stamp: u64,
+}
+
+/// A block.
+#[derive(Debug)]
+pub(super) struct Block {
+    first: u32,
+    len: u32,
+    /// Where the code behind it begins, from its start.
+    pub bytes: u32,
+    key: u64,
+    /// Where the next page is, if its only instruction reaches there.
+    second: Option<u32>,
+    /// Taken and not taken.
+    links: [Link; 2],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Jump {
+    eip: u32,
+    mode: Mode,
+    id: Id,
+    stamp: u64,
+}
+
+/// Multiplication spreads the keys well enough, and takes no time.
+#[derive(Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // 2^64 divided by the golden ratio (Knuth, volume 3, 6.4).
+        let product = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = product ^ product >> 32;
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<Spread>>;
+
+/// All blocks.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    ops: Vec<Op>,
+    blocks: Vec<Block>,
+    by_place: Map<u64, Id>,
+    by_page: Map<u32, Vec<Id>>,
+    jumps: Box<[Jump; JUMPS]>,
+}
+
+fn key(place: u32, mode: Mode) -> u64 {
+    u64::from(place) << 2 | u64::from(mode.user) << 1 | u64::from(mode.flat)
+}
+
+impl Blocks {
+    pub fn new() -> Self {
+        Self {
+            ops: Vec::new(),
+            blocks: Vec::new(),
+            by_place: Map::default(),
+            by_page: Map::default(),
+            jumps: Box::new([Jump::default(); JUMPS]),
+        }
+    }
+
+    /// A block and its operations.
+    #[inline(always)]
+    pub fn get(&self, id: Id) -> (&Block, &[Op]) {
+        let block = &self.blocks[id as usize];
+        let first = block.first as usize;
+        (block, &self.ops[first..first + block.len as usize])
+    }
+
+    /// The block a direct jump leads to, if that is known. Way 0: taken, 1: not taken.
+    #[inline(always)]
+    pub fn linked(&self, from: Id, way: usize, stamp: u64) -> Option<Id> {
+        let link = &self.blocks[from as usize].links[way % 2];
+        (link.stamp == stamp).then_some(link.id)
+    }
+
+    /// Remembers where a direct jump leads.
+    pub fn link(&mut self, from: Id, way: usize, to: Id, stamp: u64) {
+        if let Some(block) = self.blocks.get_mut(from as usize) {
+            block.links[way % 2] = Link { id: to, stamp };
+        }
+    }
+
+    /// The block at eip, found or decoded. cs is flat.
+    pub fn find(&mut self, core: &mut Core, memory: &GuestMemory) -> Outcome<Id> {
+        let (eip, mode) = (core.eip, core.mode);
+        let slot = (eip ^ eip >> 10) as usize % JUMPS;
+        let jump = &self.jumps[slot];
+        if jump.eip == eip && jump.stamp == core.paging.stamp() && jump.mode == mode {
+            return Ok(jump.id);
+        }
+        let id = self.look_up(core, memory)?;
+        self.jumps[slot] = Jump {
+            eip,
+            mode,
+            id,
+            stamp: core.paging.stamp(),
+        };
+        Ok(id)
+    }
+
+    fn look_up(&mut self, core: &mut Core, memory: &GuestMemory) -> Outcome<Id> {
+        let place = core.fetch(memory, core.eip)?;
+        let key = key(place, core.mode);
+        if let Some(id) = self.by_place.get(&key).copied() {
+            match self.blocks[id as usize].second {
+                None => return Ok(id),
+                // The next page may be another one by now.
+                Some(second) if core.fetch(memory, next_page(core.eip))? == second => {
+                    return Ok(id);
+                }
+                Some(_) => {}
+            }
+        }
+        self.decode(core, memory, place, key)
+    }
+
+    #[cold]
+    fn decode(
+        &mut self,
+        core: &mut Core,
+        memory: &GuestMemory,
+        place: u32,
+        key: u64,
+    ) -> Outcome<Id> {
+        if self.ops.len() + LONGEST_BLOCK > MOST_OPS {
+            self.clear(core);
+        }
+        let mut bytes = [0; MOST_BYTES + LONGEST];
+        let in_page = (PAGE - place % PAGE) as usize;
+        let mut here = in_page.min(bytes.len());
+        memory
+            .read_bytes(place, &mut bytes[..here])
+            .map_err(|_| core.beyond(core.eip))?;
+        let first = self.ops.len();
+        let mut end = self.read(&bytes[..here], core.mode);
+        let mut second = None;
+        if self.ops.len() == first {
+            // Its first instruction reaches into the next page.
+            let next = core.fetch(memory, next_page(core.eip))?;
+            second = Some(next);
+            let rest = &mut bytes[here..here + LONGEST];
+            memory
+                .read_bytes(next, rest)
+                .map_err(|_| core.beyond(core.eip))?;
+            here += LONGEST;
+            end = self.read(&bytes[..here], core.mode);
+            let all = self.ops.len() - first;
+            self.ops.truncate(first + 1);
+            if all > 1 {
+                end = self.ops.last().map_or(end, |op| usize::from(op.end));
+            }
+        }
+        let id = self.blocks.len() as Id;
+        self.blocks.push(Block {
+            first: first as u32,
+            len: (self.ops.len() - first) as u32,
+            bytes: end as u32,
+            key,
+            second,
+            links: [Link::default(); 2],
+        });
+        self.by_place.insert(key, id);
+        self.watch(core, memory, place, end.min(in_page), id);
+        if let Some(second) = second {
+            self.watch(core, memory, second, end.saturating_sub(in_page).max(1), id);
+        }
+        Ok(id)
+    }
+
+    /// Decodes until a block ends; says where.
+    fn read(&mut self, bytes: &[u8], mode: Mode) -> usize {
+        let mut reader = Reader::new(bytes, mode, true);
+        let first = self.ops.len();
+        let mut end = 0;
+        while end < MOST_BYTES && self.ops.len() - first < LONGEST_BLOCK {
+            let before = self.ops.len() - first;
+            let Some(decoded) = reader.next(before as u32) else {
+                break;
+            };
+            end = reader.position();
+            self.ops.push(decoded.op);
+            if decoded.ends {
+                break;
+            }
+        }
+        end
+    }
+
+    fn watch(&mut self, core: &mut Core, memory: &GuestMemory, place: u32, bytes: usize, id: Id) {
+        if memory.watch(place, bytes as u32) {
+            core.paging.watch_frame(place & !(PAGE - 1));
+        }
+        self.by_page.entry(place / PAGE).or_default().push(id);
+    }
+
+    /// Drops the blocks of pages that were written.
+    #[cold]
+    pub fn forget_written(&mut self, core: &mut Core, memory: &GuestMemory) {
+        for page in memory.take_written() {
+            for id in self.by_page.remove(&page).unwrap_or_default() {
+                let key = self.blocks[id as usize].key;
+                if self.by_place.get(&key) == Some(&id) {
+                    self.by_place.remove(&key);
+                }
+            }
+        }
+        core.paging.new_stamp();
+    }
+
+    /// Drops all.
+    fn clear(&mut self, core: &mut Core) {
+        self.ops.clear();
+        self.blocks.clear();
+        self.by_place.clear();
+        self.by_page.clear();
+        core.paging.new_stamp();
+    }
+}
+
+fn next_page(linear: u32) -> u32 {
+    (linear & !(PAGE - 1)).wrapping_add(PAGE)
+}

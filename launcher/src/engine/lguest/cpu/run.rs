@@ -1,0 +1,182 @@
+//! The run loop: block after block, until the budget is used up or the host is needed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::blocks::{Blocks, Id};
+use super::decode::{LONGEST, Reader};
+use super::exit::Exit;
+use super::flags::TF;
+use super::op::Op;
+use super::state::{Core, Leave, Segment, Step};
+use crate::engine::lguest::memory::{GuestMemory, PAGE};
+
+/// Instructions between two looks at whether to stop.
+const SLICE: u64 = 8192;
+
+/// How far a block came.
+struct Way {
+    /// Instructions that were completed, or begun if it left with a fault.
+    done: usize,
+    leave: Option<Leave>,
+}
+
+#[inline(always)]
+fn execute(core: &mut Core, memory: &GuestMemory, ops: &[Op]) -> Way {
+    for (n, op) in ops.iter().enumerate() {
+        if let Err(leave) = (op.run)(core, memory, op) {
+            return Way {
+                done: n + 1,
+                leave: Some(leave),
+            };
+        }
+    }
+    Way {
+        done: ops.len(),
+        leave: None,
+    }
+}
+
+/// Runs; see [`super::Cpu::run`].
+pub(super) fn run(
+    core: &mut Core,
+    blocks: &mut Blocks,
+    memory: &GuestMemory,
+    budget: u64,
+    stop: &AtomicBool,
+) -> Exit {
+    let end = core.retired.saturating_add(budget);
+    while core.retired < end {
+        if stop.load(Ordering::Relaxed) {
+            return Exit::Stopped;
+        }
+        let until = end.min(core.retired.saturating_add(SLICE));
+        if slice(core, blocks, memory, until).is_err() {
+            return core.exit;
+        }
+    }
+    Exit::Budget
+}
+
+/// Runs until so many instructions were completed. An error: `core.exit` says why.
+fn slice(core: &mut Core, blocks: &mut Blocks, memory: &GuestMemory, until: u64) -> Result<(), ()> {
+    // Where a direct jump came from, to remember where it led.
+    let mut from: Option<(Id, usize)> = None;
+    while core.retired < until {
+        if memory.has_written() {
+            blocks.forget_written(core, memory);
+            from = None;
+        }
+        if !core.mode.plain || core.flags.control & TF != 0 {
+            single(core, memory)?;
+            from = None;
+            continue;
+        }
+        let stamp = core.paging.stamp();
+        let mut id = blocks.find(core, memory).map_err(drop)?;
+        if let Some((block, way)) = from.take()
+            && stamp == core.paging.stamp()
+        {
+            blocks.link(block, way, id, stamp);
+        }
+        loop {
+            let (block, ops) = blocks.get(id);
+            let left = until - core.retired;
+            if left < ops.len() as u64 {
+                if left == 0 {
+                    break;
+                }
+                let way = execute(core, memory, &ops[..left as usize]);
+                settle(core, way.done, way.leave, &ops[way.done - 1])?;
+                break;
+            }
+            let way = execute(core, memory, ops);
+            let exit = match way.leave {
+                Some(Leave::Taken) => 0,
+                Some(Leave::NotTaken) => 1,
+                None => {
+                    core.eip = core.eip.wrapping_add(block.bytes);
+                    1
+                }
+                leave => {
+                    settle(core, way.done, leave, &ops[way.done - 1])?;
+                    break;
+                }
+            };
+            core.retired += way.done as u64;
+            match blocks.linked(id, exit, core.paging.stamp()) {
+                Some(next) => id = next,
+                None => {
+                    from = Some((id, exit));
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Brings eip and the count up to date when not all of a block was run. `last` is the last
+/// operation that was begun.
+fn settle(core: &mut Core, done: usize, leave: Option<Leave>, last: &Op) -> Result<(), ()> {
+    core.retired += done as u64;
+    match leave {
+        Some(Leave::Taken | Leave::NotTaken | Leave::Jump) => Ok(()),
+        None | Some(Leave::Written) => {
+            core.eip = last.next(core);
+            Ok(())
+        }
+        Some(Leave::Again) => {
+            core.eip = last.eip(core);
+            Ok(())
+        }
+        Some(Leave::Trap) => {
+            core.eip = last.next(core);
+            Err(())
+        }
+        Some(Leave::Fault) => {
+            core.eip = last.eip(core);
+            core.retired -= 1;
+            Err(())
+        }
+    }
+}
+
+/// Runs one instruction without keeping it: where cs is not flat, and for single steps.
+#[cold]
+fn single(core: &mut Core, memory: &GuestMemory) -> Result<(), ()> {
+    let stepping = core.flags.control & TF != 0;
+    let op = fetch_one(core, memory).map_err(drop)?;
+    let step: Step = (op.run)(core, memory, &op);
+    settle(core, 1, step.err(), &op)?;
+    if stepping && step != Err(Leave::Again) {
+        // Vector 1, a trap: eip is behind the instruction.
+        core.fault(1, None);
+        return Err(());
+    }
+    Ok(())
+}
+
+/// Decodes one instruction, wherever cs is.
+fn fetch_one(core: &mut Core, memory: &GuestMemory) -> Result<Op, Leave> {
+    let cs = core.segments[Segment::Cs as usize];
+    let linear = cs.base.wrapping_add(core.eip);
+    let place = core.fetch(memory, linear)?;
+    let mut bytes = [0; LONGEST];
+    let in_page = ((PAGE - place % PAGE) as usize).min(LONGEST);
+    memory
+        .read_bytes(place, &mut bytes[..in_page])
+        .map_err(|_| core.beyond(linear))?;
+    let mut decoded = Reader::new(&bytes[..in_page], core.mode, cs.wide).next(0);
+    if decoded.is_none() && in_page < LONGEST {
+        let next = core.fetch(memory, (linear & !(PAGE - 1)).wrapping_add(PAGE))?;
+        memory
+            .read_bytes(next, &mut bytes[in_page..])
+            .map_err(|_| core.beyond(linear))?;
+        decoded = Reader::new(&bytes, core.mode, cs.wide).next(0);
+    }
+    match decoded {
+        Some(decoded) if cs.contains(core.eip, decoded.op.end.into()) => Ok(decoded.op),
+        // Longer than instructions may be, or not all in the segment.
+        _ => Err(core.fault(13, Some(0))),
+    }
+}

@@ -1,0 +1,152 @@
+//! A guest's life, from its first instruction to its end: it runs, devices look at what there is for it, it
+//! sleeps.
+//!
+//! One thread does it all. While the guest runs, devices look between two slices of its time; when it
+//! waits, they first see to it that whatever comes wakes us.
+
+use std::time::{Duration, Instant};
+
+use lgswitch::plug::polling::Polling;
+
+use super::bus::Bus;
+use super::devices::{Line, Trouble};
+use super::host::{Exit, Host};
+use super::inputs::{Inputs, Source};
+use super::memory::GuestMemory;
+use crate::end::GuestEnd;
+use crate::stop::{StopCause, StopRequest, StopRequests};
+
+/// The longest sleep: ports look after themselves now and then.
+const LONG: Duration = Duration::from_secs(2);
+
+/// How the reason begins if the guest itself gave it.
+const CRASH: &str = "CRASH: ";
+/// And what it is if it switched itself off.
+const POWER_DOWN: &str = "Power down";
+
+/// All that has a part in it.
+pub struct Session<'a> {
+    /// The guest's memory.
+    pub memory: &'a GuestMemory,
+    /// What runs it.
+    pub host: &'a mut dyn Host,
+    /// Its devices.
+    pub bus: Bus<'a>,
+    /// What they wait for; requests to stop among it.
+    pub inputs: &'a Inputs,
+    /// Those requests.
+    pub stop: &'a StopRequests,
+    /// One of them.
+    pub stopped: Option<StopCause>,
+}
+
+impl Session<'_> {
+    /// Runs the guest to its end.
+    ///
+    /// # Errors
+    /// What is not the guest's fault.
+    pub fn run(mut self) -> Result<GuestEnd, Trouble> {
+        match self.live() {
+            Err(Trouble::Guest(reason)) => Ok(GuestEnd::Died(reason)),
+            end => end,
+        }
+    }
+
+    fn live(&mut self) -> Result<GuestEnd, Trouble> {
+        let mut polling = Polling::default();
+        self.look()?;
+        while self.stopped.is_none() {
+            if self.host.waits_itself() {
+                self.prepare_to_sleep()?;
+            }
+            match self.host.run()? {
+                Exit::Sent(sent) => self.with_devices(|bus, line| bus.sent(line, sent))?,
+                Exit::Died(reason) => return Ok(end_of(reason)),
+                Exit::Break => {
+                    self.look()?;
+                }
+                Exit::Idle(until) => {
+                    if self.look()? {
+                        polling.busy();
+                    } else if self.stopped.is_none()
+                        && !polling.once_more()
+                        && !self.prepare_to_sleep()?
+                    {
+                        let latest = Instant::now() + LONG;
+                        let until = until.map_or(latest, |until| until.min(latest));
+                        self.inputs.wait(Some(until))?;
+                    }
+                }
+            }
+            self.bus.awake();
+        }
+        // The loop ended because of it.
+        Ok(self.stopped.map_or(GuestEnd::PoweredOff, GuestEnd::Stopped))
+    }
+
+    /// Looks what there is for the guest, and for us; tells whether the guest was interrupted.
+    fn look(&mut self) -> Result<bool, Trouble> {
+        let ready = self.inputs.ready()?;
+        if ready.has(Source::Stop) {
+            // There is no power button on it, so the first request is the last.
+            self.stopped = self.stop.take().map(|request| match request {
+                StopRequest::PowerButton(cause) | StopRequest::End(cause) => cause,
+            });
+        }
+        self.with_devices(|bus, line| {
+            bus.poll(line, ready)?;
+            Ok(line.raised)
+        })
+    }
+
+    /// From here on whatever comes makes the inputs ready. Tells whether something came before.
+    fn prepare_to_sleep(&mut self) -> Result<bool, Trouble> {
+        self.with_devices(|bus, line| {
+            bus.prepare_to_sleep(line)?;
+            Ok(line.raised)
+        })
+    }
+
+    fn with_devices<T>(
+        &mut self,
+        work: impl FnOnce(&mut Bus<'_>, &mut Line<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let mut line = Line {
+            memory: self.memory,
+            host: self.host,
+            inputs: self.inputs,
+            raised: false,
+        };
+        work(&mut self.bus, &mut line)
+    }
+}
+
+/// What a guest's death is to the person who started it.
+fn end_of(reason: String) -> GuestEnd {
+    match reason.strip_prefix(CRASH) {
+        Some(POWER_DOWN) => GuestEnd::PoweredOff,
+        Some(text) => GuestEnd::Panicked(text.to_owned()),
+        None => GuestEnd::Died(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_says_power_down_is_off_and_all_others_failed() {
+        assert_eq!(end_of("CRASH: Power down".into()), GuestEnd::PoweredOff);
+        for reason in [
+            "CRASH: Attempted to kill init!",
+            "CRASH: ",
+            "Bad hypercall 11",
+            "Power down",
+        ] {
+            let end = end_of(reason.into());
+            assert_eq!(end.exit_status(), 1);
+            let words = reason.trim_start_matches(CRASH);
+            assert!(end.complaint().unwrap().contains(words));
+        }
+    }
+}
