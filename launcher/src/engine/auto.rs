@@ -16,7 +16,7 @@ use crate::image::{Format, Image};
 /// Takes the engine for this image, and tells why, as the end of "because …".
 ///
 /// # Errors
-/// The engine wished for is not built yet, or none there is can be had.
+/// What keeps the engine wished for, or all there are, from running here.
 pub fn choose(
     choice: EngineChoice,
     image: &Image,

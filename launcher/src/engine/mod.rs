@@ -135,14 +135,6 @@ impl fmt::Display for EngineName {
 /// Why an engine can't run a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// It does not exist yet.
-    #[error("The engine {name} is not built yet{instead}")]
-    NotBuilt {
-        /// Which.
-        name: EngineName,
-        /// What to do instead, as the end of a sentence.
-        instead: &'static str,
-    },
     /// KVM's troubles.
     #[error(transparent)]
     Kvm(#[from] kvm::KvmError),
