@@ -85,13 +85,21 @@ pub fn soon<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A guest's memory.
+pub fn memory() -> GuestMemoryMmap {
+    let ranges = [
+        (GuestAddress(0), LOW as usize),
+        (GuestAddress(HIGH), 1 << 20),
+    ];
+    GuestMemoryMmap::from_ranges(&ranges).unwrap()
+}
+
 impl Driver {
     pub fn new(device: Device) -> Self {
-        let ranges = [
-            (GuestAddress(0), LOW as usize),
-            (GuestAddress(HIGH), 1 << 20),
-        ];
-        let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
+        Self::with_memory(device, memory())
+    }
+
+    pub fn with_memory(device: Device, memory: GuestMemoryMmap) -> Self {
         let wires = Wires::default();
         let count = device.shared.kicks.len();
         let registers = Transport::new(device, &memory, PLACE, &wires).unwrap();

@@ -48,7 +48,11 @@ fn devices() -> Vec<(&'static str, Device, Box<dyn std::any::Any>)> {
         ),
         ("rng", rng::device().unwrap(), Box::new(())),
         ("balloon", balloon::device().unwrap(), Box::new(())),
-        ("card", net::device(card, 0, 2).unwrap(), Box::new(folder)),
+        (
+            "card",
+            net::device(card, 0, 2, &memory()).unwrap(),
+            Box::new(folder),
+        ),
     ]
 }
 

@@ -57,7 +57,9 @@ impl Lan {
             mtu: self.segment.mtu(),
             link: Link::Sharenet(Box::new(port.unwrap())),
         };
-        Driver::new(net::device(device, last.into(), cpus).unwrap())
+        let memory = memory();
+        let device = net::device(device, last.into(), cpus, &memory).unwrap();
+        Driver::with_memory(device, memory)
     }
 }
 

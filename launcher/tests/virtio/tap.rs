@@ -69,7 +69,9 @@ fn bed(mtu: u32) -> Driver {
         mtu,
         link: Link::Tap(tap),
     };
-    Driver::new(net::device(device, 0, 1).unwrap())
+    let memory = memory();
+    let device = net::device(device, 0, 1, &memory).unwrap();
+    Driver::with_memory(device, memory)
 }
 
 fn socket() -> UdpSocket {

@@ -32,6 +32,11 @@ impl Guest {
         self.queues.len() / 2
     }
 
+    /// Pairs that the guest has enabled.
+    pub fn enabled_pairs(&self) -> usize {
+        self.queues.iter().filter(|queue| queue.enabled).count() / 2
+    }
+
     /// It acknowledged these features, for all queues.
     pub fn agree(&mut self, features: u64) {
         self.features = features;

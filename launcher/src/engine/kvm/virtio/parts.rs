@@ -54,7 +54,7 @@ impl Parts {
             all.push(match device {
                 backend::Device::Net(card) => {
                     cards += 1;
-                    net::device(card, cards - 1, cpus.into())?
+                    net::device(card, cards - 1, cpus.into(), memory)?
                 }
                 backend::Device::Block(disk) => {
                     disks += 1;

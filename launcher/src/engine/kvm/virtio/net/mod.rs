@@ -24,6 +24,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_S_LINK_UP,
 };
 use virtio_queue::QueueT;
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::description::{Config, Description};
@@ -35,11 +36,16 @@ const ENTRIES: u16 = 512;
 /// Entries of the control queue, which has one request at a time.
 const CONTROL_ENTRIES: u16 = 16;
 
-/// Makes the card, number `number` of the guest's, which has `cpus` processors.
+/// Makes the card, number `number` of a guest with this memory and `cpus` processors.
 ///
 /// # Errors
 /// No descriptor or no thread is left, or the tap's settings can't be made.
-pub fn device(net: NetDevice, number: usize, cpus: usize) -> io::Result<Device> {
+pub fn device(
+    net: NetDevice,
+    number: usize,
+    cpus: usize,
+    memory: &GuestMemoryMmap,
+) -> io::Result<Device> {
     let pairs = cpus.clamp(1, MAX_PAIRS);
     match net.link {
         Link::Sharenet(port) => {
@@ -49,7 +55,7 @@ pub fn device(net: NetDevice, number: usize, cpus: usize) -> io::Result<Device> 
         }
         Link::Tap(tap) => {
             let pairs = pairs.min(tap.queues.len());
-            let wire = tap::Wire::new(tap)?;
+            let wire = tap::Wire::new(tap, pairs, memory)?;
             let offered = features::offered(pairs) & wire.features();
             let description = describe(net.mac, net.mtu, pairs, offered);
             tap::device(description, wire, number, pairs)

@@ -2,16 +2,19 @@
 //!
 //! Both sides speak the same 12 bytes of header before each frame, so the pump does not look at it, and
 //! the kernel is told (`TUNSETOFFLOAD`) to leave undone what this guest takes undone. One thread does all
-//! pairs of queues, as for a card on a sharenet: in a *turn* a burst of each ([`send`], [`receive`]).
+//! pairs of queues, as for a card on a sharenet: in a *turn* a burst of each ([`send`], [`receive`]). Where
+//! the kernel has a pump of its own ([`vhost`]), the thread only sets it up.
 
 mod receive;
 mod send;
+mod vhost;
 
 use std::io;
 
 use lgswitch::plug::polling::Polling;
 use lgswitch::plug::virtio::guest::Guest;
 use lgswitch::plug::virtio::pump::Burst;
+use lgswitch::plug::virtio::queue::Queue;
 use lgswitch::plug::virtio::virtqueue;
 use netsetup::{Tap, TapOffloads};
 use nix::errno::Errno;
@@ -22,6 +25,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
     VIRTIO_NET_F_HOST_USO,
 };
+use vm_memory::GuestMemoryMmap;
 
 use super::super::chain::Broken;
 use super::super::description::Description;
@@ -30,6 +34,7 @@ use super::super::worker::joined_when_dropped;
 use super::control::Control;
 use super::set_up;
 use receive::Receiver;
+use vhost::Vhost;
 
 /// Bytes of the largest frame, with its header: a segment of 64 KiB to be cut.
 const MOST: usize = netsetup::VNET_HEADER_LEN + lgswitch::layout::MAX_FRAME;
@@ -42,21 +47,23 @@ const TURNS: u32 = 256;
 const FRAMES: u64 = 0;
 const ORDERS: u64 = 1;
 const CONTROL: u64 = 2;
+const TROUBLE: u64 = 3;
 
 /// A tap, and what its kernel can do.
-#[derive(Debug)]
 pub struct Wire {
     tap: Tap,
     /// It cuts large UDP datagrams, since Linux 6.2.
     uso: bool,
+    /// The kernel's own pumps.
+    vhost: Option<Vhost>,
 }
 
 impl Wire {
-    /// Prepares a tap with virtio-net headers: reading it waits for nothing.
+    /// Prepares a tap with virtio-net headers for the card of a guest with this memory.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn new(tap: Tap) -> io::Result<Self> {
+    pub fn new(tap: Tap, pairs: usize, memory: &GuestMemoryMmap) -> io::Result<Self> {
         for queue in &tap.queues {
             let flags = OFlag::from_bits_retain(fcntl(queue, FcntlArg::F_GETFL)?);
             fcntl(queue, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -69,7 +76,14 @@ impl Wire {
             uso: true,
         };
         let uso = tap.set_offloads(all).is_ok();
-        let wire = Self { tap, uso };
+        let vhost = match Vhost::new(&tap, pairs, memory) {
+            Ok(vhost) => Some(vhost),
+            Err(error) => {
+                tracing::debug!("no vhost-net for {}, frames pass here: {error}", tap.name);
+                None
+            }
+        };
+        let wire = Self { tap, uso, vhost };
         wire.set_offloads(TapOffloads::NONE)?;
         Ok(wire)
     }
@@ -148,6 +162,8 @@ enum End {
     Control(#[from] Broken),
     #[error("its queues can't be set up: {0}")]
     SetUp(#[from] io::Error),
+    #[error("its queues make no sense to vhost-net")]
+    Vhost,
 }
 
 impl Card {
@@ -184,6 +200,12 @@ impl Card {
                 && let Some(control) = &mut self.control
             {
                 control.serve(&self.orders.shared, &mut self.guest)?;
+                if let Some(vhost) = &self.wire.vhost {
+                    vhost.enable(self.guest.enabled_pairs())?;
+                }
+            }
+            if is_ready(TROUBLE) {
+                return Err(End::Vhost);
             }
             if is_ready(ORDERS) && !self.follow()? {
                 return Ok(());
@@ -205,15 +227,28 @@ impl Card {
 
     fn start(&mut self, driver: Driver) -> io::Result<()> {
         self.wire.agree(driver.features)?;
-        let ready = &self.ready;
-        let plug = |queue: &mut lgswitch::plug::virtio::queue::Queue, kick| {
-            Ok(queue.plug_in(kick, ready, FRAMES)?)
+        let (ready, shared) = (&self.ready, &self.orders.shared);
+        let is_ours = self.wire.vhost.is_none();
+        let plug = |queue: &mut Queue, kick| match is_ours {
+            true => Ok(queue.plug_in(kick, ready, FRAMES)?),
+            false => Ok(()),
         };
-        set_up(&mut self.guest, &driver, &self.orders.shared, plug)?;
-        for queue in &self.wire.tap.queues {
-            // On the edge: after each wake-up there is a turn that takes all there is.
-            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, FRAMES);
-            ready.add(queue, event)?;
+        set_up(&mut self.guest, &driver, shared, plug)?;
+        match &mut self.wire.vhost {
+            Some(vhost) => {
+                vhost.start(&driver, shared)?;
+                ready.add(
+                    vhost.trouble(),
+                    EpollEvent::new(EpollFlags::EPOLLIN, TROUBLE),
+                )?;
+            }
+            None => {
+                for queue in &self.wire.tap.queues {
+                    // On the edge: after each wake-up there is a turn that takes all there is.
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, FRAMES);
+                    ready.add(queue, event)?;
+                }
+            }
         }
         self.control = Control::start(driver, &self.guest, &self.orders.shared, ready, CONTROL)?;
         Ok(())
@@ -223,6 +258,10 @@ impl Card {
         self.guest.forget(&self.ready);
         if let Some(control) = self.control.take() {
             control.end(&self.orders.shared, &self.ready);
+        }
+        if let Some(vhost) = &mut self.wire.vhost {
+            vhost.stop();
+            let _ = self.ready.delete(vhost.trouble());
         }
         for queue in &self.wire.tap.queues {
             let _ = self.ready.delete(queue);
