@@ -20,6 +20,7 @@ mod decode;
 mod exec;
 pub mod exit;
 pub mod flags;
+mod fpu;
 mod op;
 mod paging;
 mod run;
@@ -218,3 +219,6 @@ impl Cpu {
         self.core.deliver(memory, delivery)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::exit::{Broken, Exit};
 use super::flags::Flags;
+use super::fpu::Fpu;
 use super::paging::Paging;
 use super::segment::{GDT_ENTRIES, SegmentRegister};
 use super::{Delivery, flags};
@@ -101,6 +102,7 @@ pub(super) struct Core {
     pub gdt: [u64; GDT_ENTRIES],
     pub cr3: u32,
     pub task_switched: bool,
+    pub fpu: Fpu,
     pub paging: Paging,
     pub clock: Clock,
     pub retired: u64,
@@ -121,6 +123,7 @@ impl Core {
             gdt: [0; GDT_ENTRIES],
             cr3: 0,
             task_switched: false,
+            fpu: Fpu::new(),
             paging: Paging::new(frames),
             clock: Clock::Since(Instant::now()),
             retired: 0,

@@ -1,6 +1,7 @@
 //! From machine code to operations: iced-x86 says what the bytes mean, [`table`] which handler does it.
 
 mod table;
+mod x87;
 
 use iced_x86::{
     Code, Decoder, DecoderError, DecoderOptions, Instruction, MemorySize, OpKind, Register,

@@ -18,6 +18,7 @@ pub(super) fn choose(instruction: &Instruction, form: &Form, op: &mut Op, before
         .or_else(|| system_or_flag(instruction, form, op, before))
         .map(|handler| (handler, false))
         .or_else(|| strings(instruction, form, op).map(|handler| (handler, false)))
+        .or_else(|| super::x87::choose(instruction, op).map(|handler| (handler, false)))
         .or_else(|| ending(instruction, form, op).map(|handler| (handler, true)))
 }
 

@@ -17,6 +17,7 @@ pub(super) mod shift;
 pub(super) mod stack;
 pub(super) mod string;
 pub(super) mod system;
+pub(super) mod x87;
 
 /// What an operand is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,15 +19,6 @@ pub(in super::super) fn undefined(core: &mut Core, _: &GuestMemory, _: &Op) -> S
     Err(core.fault(6, None))
 }
 
-/// #NM if the x87 unit holds another task's numbers: `fwait`, and all of x87 begins with it.
-pub(in super::super) fn available(core: &mut Core) -> Step {
-    if core.task_switched {
-        Err(core.fault(7, None))
-    } else {
-        Ok(())
-    }
-}
-
 /// Family 6, model 7: what lguest guests of 2007 ran on and know.
 const SIGNATURE: u32 = 0x673;
 /// FPU, TSC, CX8, CMOV (Intel SDM volume 2, `CPUID`, leaf 1 edx).
