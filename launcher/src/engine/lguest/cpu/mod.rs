@@ -26,8 +26,6 @@ mod paging;
 mod run;
 pub mod segment;
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::sync::atomic::AtomicBool;
 
