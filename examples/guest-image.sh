@@ -27,7 +27,7 @@ package=linux-image-cloud-amd64
 # What a guest on a segment may want. Each brings what it depends on; `modprobe` in the guest
 # finds the rest of the way by alias, so the order here means nothing.
 wanted=(virtio_pci virtio_net virtio_blk virtio-rng virtio_console
-    bridge 8021q vxlan dummy veth tun)
+    bridge 8021q vxlan dummy veth tun button evdev)
 
 cached_only=
 programs=()

@@ -20,10 +20,11 @@ use crate::engine::EngineChoice;
 use crate::error::Error;
 use crate::plan::GuestPlan;
 use crate::plan::arguments::KernelArguments;
+use crate::plan::console::ConsolePlan;
 use crate::plan::cpus::CpuCount;
 use crate::plan::device::{DevicePlan, NetPlan};
 use crate::plan::disk::BlockPlan;
-use crate::plan::life::LifePlan;
+use crate::plan::life::{LifePlan, ReadyText, StatusFd};
 use crate::plan::memory::MemorySize;
 use crate::stop::Grace;
 
@@ -33,7 +34,7 @@ pub enum Invocation {
     /// To print something: help, the version.
     Text(String),
     /// To run a guest.
-    Run(Options),
+    Run(Box<Options>),
 }
 
 /// A guest, and how to run it.
@@ -115,6 +116,22 @@ fn command() -> Command {
             "engine",
             "Who is the guest's computer: auto (default), qemu, kvm, lguest",
         ))
+        .arg(
+            place("console", "stdio|pty|unix:FILE|file:FILE")
+                .help("Where the guest's console is: here (default), on a pseudo-terminal, on a socket, in a file"),
+        )
+        .arg(place("log", "file").help("Add all that the guest prints, and our own messages, to this file"))
+        .arg(setting(
+            "ready",
+            "text",
+            "What the guest prints on its console when it is ready",
+        ))
+        .arg(setting(
+            "status-fd",
+            "n",
+            "Tell the guest's life on this file descriptor, a JSON object a line",
+        ))
+        .arg(place("pidfile", "file").help("A file that holds the launcher's process number while the guest lives"))
         .arg(setting(
             "on-reset",
             "end|reboot",
@@ -139,6 +156,14 @@ fn command() -> Command {
 /// An option that is given once.
 fn setting(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// An option that is given once, whose value names a file and need not be text.
+fn place(name: &'static str, value: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name(value)
+        .value_parser(ValueParser::from(OsStringValueParser::new()))
 }
 
 fn flag(name: &'static str) -> Arg {
@@ -192,12 +217,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Err
         devices: devices(&matches)?,
         life: life(&matches)?,
     };
-    Ok(Invocation::Run(Options {
+    Ok(Invocation::Run(Box::new(Options {
         plan,
         engine,
         verbose: matches.get_flag("verbose"),
         dry_run: matches.get_flag("dry-run"),
-    }))
+    })))
 }
 
 /// Where the options end and `<mem-in-mb>` stands: the first word that is neither an option nor
@@ -240,7 +265,20 @@ fn value<T, E: std::fmt::Display>(
 
 /// How the guest's life is attended to.
 fn life(matches: &ArgMatches) -> Result<LifePlan, UsageError> {
+    let file = |option: &'static str| match matches.get_one::<OsString>(option) {
+        Some(path) if path.is_empty() => Err(UsageError(format!("--{option}= names no file"))),
+        path => Ok(path.map(PathBuf::from)),
+    };
+    let console = matches
+        .get_one::<OsString>("console")
+        .map(|place| ConsolePlan::parse(place))
+        .transpose()?;
     Ok(LifePlan {
+        console: console.unwrap_or_default(),
+        log: file("log")?,
+        ready: value(matches, "ready", ReadyText::parse)?,
+        status: value(matches, "status-fd", StatusFd::parse)?,
+        pidfile: file("pidfile")?,
         on_reset: value(matches, "on-reset", str::parse)?.unwrap_or_default(),
         grace: value(matches, "grace", Grace::parse)?.unwrap_or_default(),
     })
@@ -331,7 +369,7 @@ mod tests {
             .chain(words.iter().copied())
             .map(OsString::from);
         match parse(line) {
-            Ok(Invocation::Run(options)) => Ok(options),
+            Ok(Invocation::Run(options)) => Ok(*options),
             Ok(Invocation::Text(text)) => Err(text),
             Err(error) => {
                 assert_eq!(error.exit_status(), 2);
@@ -445,6 +483,13 @@ mod tests {
             (&["--cpus=2", "--cpus=2", "64", "k"], "--cpus"),
             (&["--on-reset=explode", "64", "k"], "--on-reset: 'explode'"),
             (&["--grace=-1", "64", "k"], "--grace: '-1'"),
+            (&["--console=tty", "64", "k"], "--console: 'tty'"),
+            (&["--console=unix:", "64", "k"], "--console=unix:"),
+            (&["--console=pty", "--console=pty", "64", "k"], "--console"),
+            (&["--log=", "64", "k"], "--log="),
+            (&["--pidfile=", "64", "k"], "--pidfile="),
+            (&["--ready=", "64", "k"], "--ready"),
+            (&["--status-fd=three", "64", "k"], "--status-fd: 'three'"),
             (&["--block=a,serial=", "64", "k"], "--block: ''"),
         ] {
             let message = parse_words(words).expect_err(&words.join(" "));

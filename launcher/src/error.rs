@@ -6,10 +6,14 @@
 use std::io;
 
 use crate::backend::block::BlockError;
+use crate::backend::console::place::PlaceError;
 use crate::cli::UsageError;
 use crate::engine::EngineError;
 use crate::image::ImageError;
+use crate::pidfile::PidFileError;
 use crate::plan::memory::HostMemoryError;
+use crate::status::StatusError;
+use crate::transcript::TranscriptError;
 
 /// Why the launcher gave up.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,18 @@ pub enum Error {
     /// The engine can't run this guest, or failed while it did.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The console can't be where it was wished for.
+    #[error(transparent)]
+    Console(#[from] PlaceError),
+    /// The log is no file.
+    #[error(transparent)]
+    Log(#[from] TranscriptError),
+    /// The pidfile is another's.
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    /// There is nobody to tell the guest's life.
+    #[error(transparent)]
+    Status(#[from] StatusError),
     /// The kernel refused something that needs no privilege and rarely fails.
     #[error("Cannot {action}: {}", reason(.error))]
     System {

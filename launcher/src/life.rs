@@ -3,23 +3,31 @@
 use crate::backend::console::hearing::Hearing;
 use crate::end::GuestEnd;
 use crate::plan::reset::OnReset;
+use crate::status::{Event, Status};
 
 /// An engine's line to the rest of the launcher while its guest runs.
 #[derive(Debug, Clone)]
 pub struct Life {
     on_reset: OnReset,
     hearing: Hearing,
+    status: Status,
 }
 
 impl Life {
-    /// A life of which `hearing` hears, and that goes on after a reset if the user wants that.
-    pub fn new(on_reset: OnReset, hearing: Hearing) -> Self {
-        Self { on_reset, hearing }
+    /// A life of which `hearing` hears and `status` is told, and that goes on after a reset if the
+    /// user wants that.
+    pub fn new(on_reset: OnReset, hearing: Hearing, status: Status) -> Self {
+        Self {
+            on_reset,
+            hearing,
+            status,
+        }
     }
 
-    /// The guest is about to run its first instruction.
+    /// The guest is about to run its first instruction. To be told once: of a new start after a reset
+    /// [`Life::reset`] tells.
     pub fn running(&self) {
-        tracing::debug!("The guest runs");
+        self.status.tell(Event::Running);
     }
 
     /// The guest has pulled the reset line, or (`triple_fault`) its processor did. `None`: it is to
@@ -44,6 +52,7 @@ impl Life {
         }
         tracing::debug!("The guest rebooted, and starts again");
         self.hearing.start_again();
+        self.running();
         None
     }
 }

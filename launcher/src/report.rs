@@ -1,6 +1,8 @@
-//! What goes to stderr: one line each, in the program's name.
+//! What goes to stderr, and to the log if there is one: one line each, in the program's name.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -8,14 +10,31 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::transcript::Transcript;
+
+/// Where our lines go besides stderr.
+static LOG: OnceLock<Transcript> = OnceLock::new();
+
+/// From here on our lines go to this log as well, if it is the first that is given.
+pub fn also_to(log: Transcript) {
+    // A process runs one guest; a test that runs more has its first one's log.
+    let _ = LOG.set(log);
+}
+
 /// Prints one line, whatever is in `text`: names come from users and may hold line breaks.
 pub fn say(text: &impl fmt::Display) {
-    let line = text
-        .to_string()
-        .split(['\n', '\r'])
-        .collect::<Vec<_>>()
-        .join(" ");
-    eprintln!("launcher: {line}");
+    line(&format!("launcher: {}", in_one_line(&text.to_string())));
+}
+
+fn line(text: &str) {
+    eprintln!("{text}");
+    if let Some(log) = LOG.get() {
+        log.line(text);
+    }
+}
+
+fn in_one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
 }
 
 /// Lets the libraries below speak: their warnings, and with `verbose` all they have to say.
@@ -24,9 +43,23 @@ pub fn let_libraries_speak(verbose: bool) {
     // Somebody else's subscriber (a test's) is as good.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lines)
         .event_format(OneLine)
         .try_init();
+}
+
+/// Takes a whole line at a time, as its only writer, `tracing_subscriber`, gives it.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        line(String::from_utf8_lossy(bytes).trim_end());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A library's message as one of our lines.
@@ -50,11 +83,7 @@ where
         } else {
             ""
         };
-        writeln!(
-            writer,
-            "launcher: {warning}{}",
-            message.0.replace(['\n', '\r'], " ")
-        )
+        writeln!(writer, "launcher: {warning}{}", in_one_line(&message.0))
     }
 }
 

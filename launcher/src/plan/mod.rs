@@ -2,6 +2,7 @@
 //! be without looking at the world. Its `Display` is what `--dry-run` prints.
 
 pub mod arguments;
+pub mod console;
 pub mod cpus;
 pub mod device;
 pub mod disk;

@@ -30,40 +30,60 @@ const ENDING: [Signal; 4] = [
     Signal::SIGQUIT,
 ];
 
-/// Blocks the signals of the table above, and those a program gets for touching a terminal from
-/// the background; and starts the thread that collects them. Call it before any other thread is
-/// made, since threads inherit the block.
-///
-/// A signal that was ignored when we were started (`nohup`, a shell's background jobs) stays so.
-///
-/// # Errors
-/// No thread or file descriptor is left.
-pub fn watch(stop: &StopSender, grace: Grace, size: ConsoleSize) -> Result<(), Error> {
-    let mut collected = SigSet::empty();
-    for signal in ENDING.into_iter().filter(|&signal| !is_ignored(signal)) {
-        collected.add(signal);
+/// The signals of the table above, blocked, and not yet collected.
+#[derive(Debug)]
+pub struct Signals(SigSet);
+
+impl Signals {
+    /// Blocks them, and those a program gets for touching a terminal from the background. Call it
+    /// before any thread is made, since threads inherit the block, and a signal goes to any thread
+    /// that lets it through.
+    ///
+    /// A signal that was ignored when we were started (`nohup`, a shell's background jobs) stays so.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn block() -> Result<Self, Error> {
+        let mut collected = SigSet::empty();
+        for signal in ENDING.into_iter().filter(|&signal| !is_ignored(signal)) {
+            collected.add(signal);
+        }
+        collected.add(Signal::SIGCONT);
+        collected.add(Signal::SIGWINCH);
+        let mut blocked = collected;
+        blocked.add(Signal::SIGTTIN);
+        blocked.add(Signal::SIGTTOU);
+        blocked
+            .thread_block()
+            .map_err(Error::system("block signals"))?;
+        Ok(Self(collected))
     }
-    collected.add(Signal::SIGCONT);
-    collected.add(Signal::SIGWINCH);
-    let mut blocked = collected;
-    blocked.add(Signal::SIGTTIN);
-    blocked.add(Signal::SIGTTOU);
-    blocked
-        .thread_block()
-        .map_err(Error::system("block signals"))?;
-    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let watch = Watch {
-        signals: SignalFd::with_flags(&collected, flags)
-            .map_err(Error::system("make a descriptor for signals"))?,
-        asking: Asking::new(grace.duration()),
-        stop: stop.try_clone()?,
-        size,
-    };
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || watch.run())
-        .map(drop)
-        .map_err(Error::system::<io::Error>("start a thread"))
+
+    /// Starts the thread that collects them, those that have come meanwhile first. `window` follows
+    /// the size of the terminal on stdin.
+    ///
+    /// # Errors
+    /// No thread or file descriptor is left.
+    pub fn watch(
+        self,
+        stop: &StopSender,
+        grace: Grace,
+        window: Option<ConsoleSize>,
+    ) -> Result<(), Error> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let watch = Watch {
+            signals: SignalFd::with_flags(&self.0, flags)
+                .map_err(Error::system("make a descriptor for signals"))?,
+            asking: Asking::new(grace.duration()),
+            stop: stop.try_clone()?,
+            window,
+        };
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || watch.run())
+            .map(drop)
+            .map_err(Error::system::<io::Error>("start a thread"))
+    }
 }
 
 /// The thread.
@@ -71,7 +91,8 @@ struct Watch {
     signals: SignalFd,
     asking: Asking,
     stop: StopSender,
-    size: ConsoleSize,
+    /// The size of the window on stdin, if the console is there.
+    window: Option<ConsoleSize>,
 }
 
 impl Watch {
@@ -82,7 +103,7 @@ impl Watch {
                 match i32::try_from(info.ssi_signo).map(Signal::try_from) {
                     // Whoever had the terminal meanwhile, a shell, left it in its own mode.
                     Ok(Ok(Signal::SIGCONT)) => terminal::resume(),
-                    Ok(Ok(Signal::SIGWINCH)) => self.size.set(terminal::size()),
+                    Ok(Ok(Signal::SIGWINCH)) => self.window_changed(),
                     Ok(Ok(signal)) => steps.push(self.asking.signal(signal, Instant::now())),
                     _ => {}
                 }
@@ -97,6 +118,12 @@ impl Watch {
                     }
                 }
             }
+        }
+    }
+
+    fn window_changed(&self) {
+        if let Some(size) = &self.window {
+            size.set(terminal::size_of(io::stdin()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! From the guest to stdout.
+//! From the guest to stdout, or into a file.
 
 use std::io::{self, stdout};
 use std::os::fd::AsFd;
@@ -11,36 +11,53 @@ use nix::unistd::write;
 
 use super::hearing::Hearing;
 use crate::error::Error;
+use crate::transcript::Transcript;
 
 /// Starts the thread. The receiver's other end is dropped when the guest's end is closed and
 /// everything is printed.
-pub(super) fn start(hearing: Hearing) -> Result<Receiver<()>, Error> {
+pub(super) fn start(hearing: Hearing, to: Output) -> Result<Receiver<()>, Error> {
     let (printing, printed) = sync_channel(0);
     thread::Builder::new()
         .name("console output".into())
-        .spawn(move || copy(&hearing, printing))
+        .spawn(move || copy(&hearing, to, printing))
         .map_err(Error::system::<io::Error>("start a thread"))?;
     Ok(printed)
 }
 
-fn copy(hearing: &Hearing, _printing: SyncSender<()>) {
+/// Where it is printed.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// On stdout, as long as that is open.
+    Stdout,
+    /// Into a file.
+    File(Transcript),
+    /// Nowhere any more.
+    Closed,
+}
+
+fn copy(hearing: &Hearing, mut to: Output, _printing: SyncSender<()>) {
     let mut buffer = [0; 4096];
-    let mut closed = false;
     loop {
-        let bytes = hearing.read(&mut buffer);
+        let bytes = hearing.wait(&mut buffer);
         if bytes.is_empty() {
             return;
         }
-        if !closed && let Err(error) = print(bytes) {
-            // The guest must not stall for want of a reader, so it is heard on. That a reader
-            // went away is its own affair; anything else is worth a line.
-            closed = true;
-            if error != Errno::EPIPE {
-                tracing::warn!(
-                    "The console's output is lost from here on: cannot write to stdout: {}",
-                    error.desc()
-                );
+        match &to {
+            Output::Stdout => {
+                // The guest must not stall for want of a reader, so it is heard on. That a reader
+                // went away is its own affair; anything else is worth a line.
+                if let Err(error) = print(bytes) {
+                    to = Output::Closed;
+                    if error != Errno::EPIPE {
+                        tracing::warn!(
+                            "The console's output is lost from here on: cannot write to stdout: {}",
+                            error.desc()
+                        );
+                    }
+                }
             }
+            Output::File(transcript) => transcript.guest(bytes),
+            Output::Closed => {}
         }
     }
 }

@@ -31,8 +31,8 @@ pub fn is_foreground() -> bool {
     tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// The size of its window, if it has one and says so.
-pub fn size() -> Option<WindowSize> {
+/// The size of the window of any terminal, if it has one and says so.
+pub fn size_of(terminal: impl AsFd) -> Option<WindowSize> {
     let mut size = libc::winsize {
         ws_row: 0,
         ws_col: 0,
@@ -40,7 +40,7 @@ pub fn size() -> Option<WindowSize> {
         ws_ypixel: 0,
     };
     // SAFETY: TIOCGWINSZ writes one `winsize` (ioctl_tty(2)), and `size` is one.
-    let answer = unsafe { libc::ioctl(stdin().as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
+    let answer = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
     (answer == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(WindowSize {
         columns: size.ws_col,
         rows: size.ws_row,

@@ -1,16 +1,32 @@
-//! What the guest's kernel says on its console before it resets the machine. A panic and a reboot
-//! look the same to an engine; Linux's own words tell them apart.
+//! What the guest says on its console that somebody waits for: that it is ready (`--ready`), that its
+//! kernel met an error of its own, and why it resets the machine. A panic and a reboot look the
+//! same to an engine; Linux's own words tell them apart.
+
+use crate::plan::life::ReadyText;
 
 /// How Linux begins its last sentence (kernel/panic.c).
 const PANIC: &[u8] = b"Kernel panic - not syncing: ";
 
 /// How it announces a wanted reboot (kernel/reboot.c): "reboot: Restarting system with command …".
-const RESTART: &[u8] = b"reboot: Restarting system";
+/// Before 3.11 it did so without the first word.
+const RESTART: [&[u8]; 2] = [b"reboot: Restarting system", b"Restarting system."];
+
+/// How it begins to tell of an error of its own (arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c,
+/// lib/bug.c, kernel/watchdog.c).
+const OOPS: [&[u8]; 7] = [
+    PANIC,
+    b"BUG: ",
+    b"kernel BUG at ",
+    b"Oops: ",
+    b"general protection fault",
+    b"watchdog: BUG: ",
+    b"Unable to handle kernel ",
+];
 
 /// The longest line looked at, in bytes; the rest of a longer one is skipped.
 const MAX_LINE: usize = 1024;
 
-/// What was heard.
+/// What the guest has said of its end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GuestWords {
     /// Why its kernel panicked.
@@ -19,23 +35,48 @@ pub struct GuestWords {
     pub restarting: bool,
 }
 
+/// Something worth telling at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// It is ready. Told once until it starts again.
+    Ready,
+    /// Its kernel tells of an error of its own, in this line.
+    Oops(String),
+}
+
 /// Listens to a console.
 #[derive(Debug, Default)]
 pub struct Listener {
+    /// What marks it ready.
+    ready: Option<ReadyText>,
+    is_ready: bool,
     line: Vec<u8>,
     words: GuestWords,
 }
 
 impl Listener {
+    /// Listens for `ready` as well, which counts anywhere in a line, and without the line's end: a
+    /// prompt has none.
+    pub fn new(ready: Option<ReadyText>) -> Self {
+        Self {
+            ready,
+            ..Self::default()
+        }
+    }
+
     /// Hears what the guest printed: any bytes, cut anywhere.
-    pub fn hear(&mut self, bytes: &[u8]) {
+    pub fn hear(&mut self, bytes: &[u8]) -> Vec<Heard> {
+        let mut heard = Vec::new();
         for piece in bytes.split_inclusive(|&b| b == b'\n') {
-            let room = MAX_LINE - self.line.len();
+            let before = self.line.len();
+            let room = MAX_LINE - before;
             self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+            heard.extend(self.look_for_ready(before));
             if piece.ends_with(b"\n") {
-                self.end_of_line();
+                heard.extend(self.end_of_line());
             }
         }
+        heard
     }
 
     /// What was heard so far. A last line without an end counts.
@@ -43,30 +84,56 @@ impl Listener {
         let mut heard = Self {
             line: self.line.clone(),
             words: self.words.clone(),
+            ..Self::default()
         };
         heard.end_of_line();
         heard.words
     }
 
-    /// Forgets everything.
+    /// Forgets what was heard: the guest starts again.
     pub fn start_again(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.ready.take());
     }
 
-    fn end_of_line(&mut self) {
+    /// Whether the text that marks it ready ends in what is new in the line, from `before` on.
+    fn look_for_ready(&mut self, before: usize) -> Option<Heard> {
+        let text = self.ready.as_ref()?.as_str().as_bytes();
+        let from = before.saturating_sub(text.len() - 1);
+        let is_there = self
+            .line
+            .get(from..)?
+            .windows(text.len())
+            .any(|window| window == text);
+        if self.is_ready || !is_there {
+            return None;
+        }
+        self.is_ready = true;
+        Some(Heard::Ready)
+    }
+
+    fn end_of_line(&mut self) -> Option<Heard> {
         let line = without_stamp(&self.line);
         if let Some(why) = line.strip_prefix(PANIC) {
             // The first panic is the cause; what follows is its wake.
-            let why = String::from_utf8_lossy(why)
-                .trim()
-                .chars()
-                .filter(|c| !c.is_control())
-                .collect();
-            self.words.panic.get_or_insert(why);
+            self.words.panic.get_or_insert(printable(why));
         }
-        self.words.restarting |= line.starts_with(RESTART);
+        self.words.restarting |= RESTART.iter().any(|text| line.starts_with(text));
+        let oops = OOPS
+            .iter()
+            .any(|text| line.starts_with(text))
+            .then(|| Heard::Oops(printable(line)));
         self.line.clear();
+        oops
     }
+}
+
+/// For a sentence of ours.
+fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text)
+        .trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect()
 }
 
 /// A kernel message without its time stamp, and its caller's mark if there is one:
@@ -121,7 +188,42 @@ mod tests {
     }
 
     #[test]
+    fn readiness_is_heard_once_wherever_it_is_cut_and_again_after_a_new_start() {
+        let text = "noise\r\n[ 1.0] systemd: Welcome! box login: \r\nbox login: ";
+        for cut in 0..text.len() {
+            let mut listener = Listener::new(Some(ReadyText::parse("box login:").unwrap()));
+            for _ in 0..2 {
+                let mut heard = listener.hear(&text.as_bytes()[..cut]);
+                heard.extend(listener.hear(&text.as_bytes()[cut..]));
+                assert_eq!(heard, [Heard::Ready]);
+                listener.start_again();
+            }
+            assert_eq!(listener.hear(b"box \nlogin:"), []);
+        }
+        assert_eq!(Listener::default().hear(text.as_bytes()), []);
+    }
+
+    #[test]
+    fn a_kernels_errors_are_heard() {
+        let hear = |text: &str| Listener::default().hear(text.as_bytes());
+        for line in [
+            "[    9.1] BUG: kernel NULL pointer dereference, address: 0000000000000000",
+            "Oops: 0002 [#1]",
+            "[    9.1][  T77] general protection fault, probably for non-canonical address",
+            "[   30.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:77]",
+            "Kernel panic - not syncing: Attempted to kill init!",
+        ] {
+            let oops = String::from_utf8(without_stamp(line.as_bytes()).to_vec()).unwrap();
+            assert_eq!(hear(&format!("{line}\r\n")), [Heard::Oops(oops)]);
+        }
+        for line in ["grep 'BUG: ' log", "debug: on", "segfault at 0 ip 0"] {
+            assert_eq!(hear(&format!("{line}\r\n")), []);
+        }
+    }
+
+    #[test]
     fn a_wanted_reboot_is_heard() {
+        assert!(heard("Restarting system.\n").restarting);
         assert!(heard("[   10.0] reboot: Restarting system\r\n").restarting);
         assert!(!heard("[   10.0] reboot: Power down\r\n").restarting);
     }

@@ -171,9 +171,13 @@ impl Session {
                 self.kill();
             }
             (_, Message::Reset) => {
-                // A triple fault was logged before it was told.
+                // How it came to that was logged before it was told.
                 self.hear_complaints();
-                if let Some(end) = life.reset(self.account.take_triple_fault()) {
+                let reset = self.account.take_reset();
+                // The firmware's own is no concern of the guest's.
+                if (reset.triple_fault || !reset.in_firmware)
+                    && let Some(end) = life.reset(reset.triple_fault)
+                {
                     self.end(end);
                 }
             }

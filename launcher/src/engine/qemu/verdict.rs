@@ -16,9 +16,30 @@ const KEPT: usize = 16;
 #[derive(Debug, Default)]
 pub struct Account {
     shutdown: Option<Reason>,
-    triple_fault: bool,
+    reset: Reset,
     complaints: Vec<String>,
 }
+
+/// What its log says of a reset: who did it, the kernel or the firmware?
+///
+/// SeaBIOS, when the machine is reset under it, resets it once more by itself, to get its ROM mapped
+/// again (its `tryReboot`): by the keyboard controller, by PCI, and then by a triple fault, which
+/// comes first where QEMU's emulated processor outruns its devices.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Reset {
+    /// A processor met a triple fault, and not in the firmware.
+    pub triple_fault: bool,
+    /// The first processor was in the firmware. (The others are reset there whenever the firmware
+    /// starts them.)
+    pub in_firmware: bool,
+    /// A triple fault was told, and not yet where.
+    faulted: bool,
+    /// The registers to come are the first processor's.
+    is_first: bool,
+}
+
+/// Where a PC's firmware runs: the last 128 KiB below 1 MiB.
+const FIRMWARE: std::ops::Range<u64> = 0xe0000..0x10_0000;
 
 impl Account {
     /// It said why it is ending.
@@ -26,14 +47,28 @@ impl Account {
         self.shutdown = Some(reason);
     }
 
-    /// A line of its log (`-d cpu_reset`): register dumps, and this.
+    /// A line of its log (`-d cpu_reset`): a processor's registers, and before them "Triple fault" if
+    /// that is why it is reset.
     pub fn log(&mut self, line: &str) {
-        self.triple_fault |= line.starts_with("Triple fault");
+        self.reset.faulted |= line.starts_with("Triple fault");
+        if let Some(number) = line.strip_prefix("CPU Reset (CPU ") {
+            self.reset.is_first = number.starts_with("0)");
+        }
+        let counter = line
+            .strip_prefix("EIP=")
+            .or_else(|| line.strip_prefix("RIP="));
+        if let Some(rest) = counter {
+            let digits = rest.split(' ').next().unwrap_or_default();
+            let is_firmware =
+                u64::from_str_radix(digits, 16).is_ok_and(|at| FIRMWARE.contains(&at));
+            self.reset.in_firmware |= is_firmware && self.reset.is_first;
+            self.reset.triple_fault |= std::mem::take(&mut self.reset.faulted) && !is_firmware;
+        }
     }
 
-    /// Whether its processor met a triple fault since this was last asked.
-    pub fn take_triple_fault(&mut self) -> bool {
-        std::mem::take(&mut self.triple_fault)
+    /// What the log has said of resets since this was last asked.
+    pub fn take_reset(&mut self) -> Reset {
+        std::mem::take(&mut self.reset)
     }
 
     /// A line on its stderr, or a refusal.
@@ -58,7 +93,7 @@ impl Account {
         match (&self.shutdown, killed) {
             (Some(Reason::GuestShutdown), None) => Ok(GuestEnd::PoweredOff),
             (Some(Reason::GuestReset), None) => Ok(GuestEnd::Reset {
-                triple_fault: self.triple_fault,
+                triple_fault: self.reset.triple_fault,
             }),
             (_, Some(signal)) => {
                 let name =
@@ -155,9 +190,37 @@ mod tests {
             }
         );
         reset.log("Triple fault");
+        reset.log("RIP=ffffffff810676a8 RFL=00000046 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0");
         assert_eq!(
             reset.verdict(true, exit(0)).unwrap(),
             GuestEnd::Reset { triple_fault: true }
+        );
+    }
+
+    #[test]
+    fn the_firmwares_own_reset_is_told_from_the_kernels() {
+        let heard = |lines: &[&str]| {
+            let mut account = Account::default();
+            lines.iter().for_each(|line| account.log(line));
+            let reset = account.take_reset();
+            assert_eq!(account.take_reset(), Reset::default());
+            (reset.triple_fault, reset.in_firmware)
+        };
+        let fault = "Triple fault";
+        let kernel = "RIP=ffffffff810676a8 RFL=00000046";
+        let firmware = "EIP=000efaad EFL=00000046";
+        let (first, second) = ("CPU Reset (CPU 0)", "CPU Reset (CPU 1)");
+        assert_eq!(heard(&[first, kernel]), (false, false));
+        assert_eq!(heard(&[fault, second, kernel]), (true, false));
+        assert_eq!(heard(&[fault, first, firmware]), (false, true));
+        assert_eq!(heard(&[second, firmware]), (false, false));
+        assert_eq!(
+            heard(&[fault, first, kernel, fault, first, firmware]),
+            (true, true)
+        );
+        assert_eq!(
+            heard(&[first, "EIP=", "EIP=0000fff0 EFL=2"]),
+            (false, false)
         );
     }
 
