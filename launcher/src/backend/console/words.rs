@@ -112,7 +112,7 @@ impl Listener {
     }
 
     fn end_of_line(&mut self) -> Option<Heard> {
-        let line = without_stamp(&self.line);
+        let line = message(&self.line);
         if let Some(why) = line.strip_prefix(PANIC) {
             // The first panic is the cause; what follows is its wake.
             self.words.panic.get_or_insert(printable(why));
@@ -136,10 +136,15 @@ fn printable(text: &[u8]) -> String {
         .collect()
 }
 
-/// A kernel message without its time stamp, and its caller's mark if there is one:
-/// `[    2.309174][    T1] reboot: …`.
-fn without_stamp(line: &[u8]) -> &[u8] {
-    let mut rest = line.trim_ascii_start();
+/// What the kernel says in a line, without its time stamp, and its caller's mark if there is one:
+/// `[    2.309174][    T1] reboot: …`. A kernel in trouble does not wait for a program to end its
+/// line, so the stamp may stand anywhere.
+fn message(line: &[u8]) -> &[u8] {
+    let starts = line.iter().enumerate().filter(|(_, b)| **b == b'[');
+    let stamp = starts
+        .map(|(at, _)| &line[at..])
+        .rfind(|rest| is_stamp(rest));
+    let mut rest = stamp.unwrap_or(line).trim_ascii_start();
     while let Some(inner) = rest.strip_prefix(b"[") {
         let Some(end) = inner.iter().position(|&b| b == b']') else {
             break;
@@ -147,6 +152,20 @@ fn without_stamp(line: &[u8]) -> &[u8] {
         rest = inner[end + 1..].trim_ascii_start();
     }
     rest
+}
+
+/// Whether this begins with a time stamp: seconds, a point and a fraction in brackets.
+fn is_stamp(text: &[u8]) -> bool {
+    let inner = text.get(1..).unwrap_or_default();
+    let Some(end) = inner.iter().position(|&b| b == b']') else {
+        return false;
+    };
+    let is_number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let mut parts = inner[..end].trim_ascii_start().split(|&b| b == b'.');
+    matches!(
+        (parts.next(), parts.next(), parts.next()),
+        (Some(seconds), Some(fraction), None) if is_number(seconds) && is_number(fraction)
+    )
 }
 
 #[cfg(test)]
@@ -177,6 +196,14 @@ mod tests {
                 .panic
                 .is_some()
         );
+    }
+
+    #[test]
+    fn a_panic_that_breaks_into_a_programs_line_is_heard() {
+        let text = "917\r\n9[    4.565600] Kernel panic - not syncing: sysrq triggered crash\r\n";
+        assert_eq!(heard(text).panic.as_deref(), Some("sysrq triggered crash"));
+        let text = "a[1] [x.1] [1.] [.1] [ 4.5][ T1] reboot: Restarting system\r\n";
+        assert!(heard(text).restarting);
     }
 
     #[test]
@@ -213,7 +240,7 @@ mod tests {
             "[   30.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:77]",
             "Kernel panic - not syncing: Attempted to kill init!",
         ] {
-            let oops = String::from_utf8(without_stamp(line.as_bytes()).to_vec()).unwrap();
+            let oops = String::from_utf8(message(line.as_bytes()).to_vec()).unwrap();
             assert_eq!(hear(&format!("{line}\r\n")), [Heard::Oops(oops)]);
         }
         for line in ["grep 'BUG: ' log", "debug: on", "segfault at 0 ip 0"] {
