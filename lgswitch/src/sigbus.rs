@@ -40,6 +40,8 @@ const NEEDED: u8 = 0;
 const REPLACEABLE: u8 = 1;
 /// Other pages stand in for it.
 const REPLACED: u8 = 2;
+/// Without this mapping of a guest's kernel, say, the program can't go on either.
+const GUESTS: u8 = 3;
 
 impl Entry {
     const fn new() -> Self {
@@ -167,6 +169,26 @@ impl Drop for Watch {
     }
 }
 
+/// A guest's memory with files mapped into it, which nobody can go on without. Watched until this is dropped.
+#[derive(Debug)]
+pub struct GuestFiles(&'static Entry);
+
+impl GuestFiles {
+    /// Watches the `len` bytes mapped at `start`.
+    pub fn watch(start: usize, len: usize) -> Self {
+        Self(enter(start, len, GUESTS))
+    }
+}
+
+impl Drop for GuestFiles {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+const GUESTS_MESSAGE: &str = "\r\nA file that was mapped into the guest's memory (its kernel, its initrd or \
+a sharenet) was truncated, or its filesystem failed, while the guest ran; it cannot go on.\r\n";
+
 const MESSAGE: &str = "\r\nA sharenet file was truncated, or its filesystem failed, while this \
 program had it mapped; it cannot go on. Make the segment anew with 'lgswitch create'.\r\n";
 
@@ -179,7 +201,7 @@ extern "C" fn handler(
     let address = unsafe { (*info).si_addr() } as usize;
     let ours = entries().find(|entry| entry.contains(address));
     if let Some(entry) = ours
-        && entry.kind.load(Ordering::Relaxed) != NEEDED
+        && matches!(entry.kind.load(Ordering::Relaxed), REPLACEABLE | REPLACED)
         && replace(
             entry.start.load(Ordering::Relaxed),
             entry.len.load(Ordering::Relaxed),
@@ -195,10 +217,14 @@ extern "C" fn handler(
         let hook: extern "C" fn() = unsafe { std::mem::transmute(hook) };
         hook();
     }
-    if ours.is_some() {
+    if let Some(entry) = ours {
+        let message = match entry.kind.load(Ordering::Relaxed) {
+            GUESTS => GUESTS_MESSAGE,
+            _ => MESSAGE,
+        };
         // SAFETY: `write` and `_exit` are async-signal-safe; the message is static.
         unsafe {
-            libc::write(2, MESSAGE.as_ptr().cast(), MESSAGE.len());
+            libc::write(2, message.as_ptr().cast(), message.len());
             libc::_exit(1);
         }
     }

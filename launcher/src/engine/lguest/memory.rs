@@ -76,6 +76,8 @@ pub struct GuestMemory {
     base: NonNull<u8>,
     /// Length in bytes, whole pages.
     len: usize,
+    /// What tells the user why, if a file mapped into it is cut short.
+    files: Option<lgswitch::sigbus::GuestFiles>,
     /// For each page, the 64-byte lines the processor has decoded code from.
     watched: Box<[AtomicU64]>,
     /// Whether `written` has anything in it: what the processor looks at.
@@ -113,6 +115,7 @@ impl GuestMemory {
         Ok(Self {
             base: base.cast(),
             len: len.get(),
+            files: None,
             watched: (0..pages).map(|_| AtomicU64::new(0)).collect(),
             has_written: AtomicBool::new(false),
             written: Mutex::new(Vec::new()),
@@ -143,6 +146,9 @@ impl GuestMemory {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let offset = offset.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.files.get_or_insert_with(|| {
+            lgswitch::sigbus::GuestFiles::watch(self.base.as_ptr() as usize, self.len)
+        });
         let flags = match sharing {
             Sharing::Private => MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
             Sharing::Shared => MapFlags::MAP_SHARED,
@@ -355,6 +361,7 @@ impl GuestMemory {
 
 impl Drop for GuestMemory {
     fn drop(&mut self) {
+        self.files = None;
         // SAFETY: our own mapping, whole, and nobody has a pointer into it any more. A failure
         // would leave it mapped, which harms nobody.
         let _ = unsafe { mman::munmap(self.base.cast(), self.len) };
