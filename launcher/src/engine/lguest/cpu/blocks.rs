@@ -9,7 +9,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::decode::{LONGEST, Reader};
+use iced_x86::Instruction;
+
+use super::decode::{LONGEST, Reader, improve};
 use super::op::Op;
 use super::state::{Core, Mode, Outcome};
 use crate::engine::lguest::memory::{GuestMemory, PAGE};
@@ -38,6 +40,8 @@ struct Link {
 pub(super) struct Block {
     first: u32,
     len: u32,
+    /// Instructions in it: its operations, or one more if the last stands for two.
+    pub count: u32,
     /// Where the code behind it begins, from its start.
     pub bytes: u32,
     key: u64,
@@ -83,10 +87,20 @@ impl Hasher for Spread {
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Spread>>;
 
+/// What was decoded.
+struct Read {
+    /// Bytes.
+    end: usize,
+    /// Instructions.
+    count: u32,
+}
+
 /// All blocks.
 #[derive(Debug)]
 pub(super) struct Blocks {
     ops: Vec<Op>,
+    /// Those of the block that is being decoded.
+    instructions: Vec<Instruction>,
     blocks: Vec<Block>,
     by_place: Map<u64, Id>,
     by_page: Map<u32, Vec<Id>>,
@@ -94,13 +108,17 @@ pub(super) struct Blocks {
 }
 
 fn key(place: u32, mode: Mode) -> u64 {
-    u64::from(place) << 2 | u64::from(mode.user) << 1 | u64::from(mode.flat)
+    u64::from(place) << 3
+        | u64::from(mode.user) << 2
+        | u64::from(mode.flat) << 1
+        | u64::from(mode.exact)
 }
 
 impl Blocks {
     pub fn new() -> Self {
         Self {
             ops: Vec::new(),
+            instructions: Vec::new(),
             blocks: Vec::new(),
             by_place: Map::default(),
             by_page: Map::default(),
@@ -130,15 +148,16 @@ impl Blocks {
         }
     }
 
-    /// The block at eip, found or decoded. cs is flat.
-    pub fn find(&mut self, core: &mut Core, memory: &GuestMemory) -> Outcome<Id> {
-        let (eip, mode) = (core.eip, core.mode);
+    /// The block at eip, found or decoded. cs is flat. `exact`: see [`Mode`].
+    pub fn find(&mut self, core: &mut Core, memory: &GuestMemory, exact: bool) -> Outcome<Id> {
+        let eip = core.eip;
+        let mode = Mode { exact, ..core.mode };
         let slot = (eip ^ eip >> 10) as usize % JUMPS;
         let jump = &self.jumps[slot];
         if jump.eip == eip && jump.stamp == core.paging.stamp() && jump.mode == mode {
             return Ok(jump.id);
         }
-        let id = self.look_up(core, memory)?;
+        let id = self.look_up(core, memory, mode)?;
         self.jumps[slot] = Jump {
             eip,
             mode,
@@ -148,9 +167,9 @@ impl Blocks {
         Ok(id)
     }
 
-    fn look_up(&mut self, core: &mut Core, memory: &GuestMemory) -> Outcome<Id> {
+    fn look_up(&mut self, core: &mut Core, memory: &GuestMemory, mode: Mode) -> Outcome<Id> {
         let place = core.fetch(memory, core.eip)?;
-        let key = key(place, core.mode);
+        let key = key(place, mode);
         if let Some(id) = self.by_place.get(&key).copied() {
             match self.blocks[id as usize].second {
                 None => return Ok(id),
@@ -161,7 +180,7 @@ impl Blocks {
                 Some(_) => {}
             }
         }
-        self.decode(core, memory, place, key)
+        self.decode(core, memory, place, mode)
     }
 
     #[cold]
@@ -170,7 +189,7 @@ impl Blocks {
         core: &mut Core,
         memory: &GuestMemory,
         place: u32,
-        key: u64,
+        mode: Mode,
     ) -> Outcome<Id> {
         if self.ops.len() + LONGEST_BLOCK > MOST_OPS {
             self.clear(core);
@@ -182,7 +201,7 @@ impl Blocks {
             .read_bytes(place, &mut bytes[..here])
             .map_err(|_| core.beyond(core.eip))?;
         let first = self.ops.len();
-        let mut end = self.read(&bytes[..here], core.mode);
+        let mut read = self.read(&bytes[..here], mode, LONGEST_BLOCK);
         let mut second = None;
         if self.ops.len() == first {
             // Its first instruction reaches into the next page.
@@ -193,47 +212,54 @@ impl Blocks {
                 .read_bytes(next, rest)
                 .map_err(|_| core.beyond(core.eip))?;
             here += LONGEST;
-            end = self.read(&bytes[..here], core.mode);
-            let all = self.ops.len() - first;
-            self.ops.truncate(first + 1);
-            if all > 1 {
-                end = self.ops.last().map_or(end, |op| usize::from(op.end));
-            }
+            read = self.read(&bytes[..here], mode, 1);
         }
         let id = self.blocks.len() as Id;
         self.blocks.push(Block {
             first: first as u32,
             len: (self.ops.len() - first) as u32,
-            bytes: end as u32,
-            key,
+            count: read.count,
+            bytes: read.end as u32,
+            key: key(place, mode),
             second,
             links: [Link::default(); 2],
         });
-        self.by_place.insert(key, id);
-        self.watch(core, memory, place, end.min(in_page), id);
+        self.by_place.insert(key(place, mode), id);
+        self.watch(core, memory, place, read.end.min(in_page), id);
         if let Some(second) = second {
-            self.watch(core, memory, second, end.saturating_sub(in_page).max(1), id);
+            self.watch(
+                core,
+                memory,
+                second,
+                read.end.saturating_sub(in_page).max(1),
+                id,
+            );
         }
         Ok(id)
     }
 
-    /// Decodes until a block ends; says where.
-    fn read(&mut self, bytes: &[u8], mode: Mode) -> usize {
+    /// Decodes until a block ends, or has `most` instructions.
+    fn read(&mut self, bytes: &[u8], mode: Mode, most: usize) -> Read {
         let mut reader = Reader::new(bytes, mode, true);
         let first = self.ops.len();
         let mut end = 0;
-        while end < MOST_BYTES && self.ops.len() - first < LONGEST_BLOCK {
-            let before = self.ops.len() - first;
-            let Some(decoded) = reader.next(before as u32) else {
+        self.instructions.clear();
+        while end < MOST_BYTES && self.instructions.len() < most {
+            let Some(decoded) = reader.next(self.instructions.len() as u32) else {
                 break;
             };
             end = reader.position();
             self.ops.push(decoded.op);
+            self.instructions.push(decoded.instruction);
             if decoded.ends {
                 break;
             }
         }
-        end
+        let count = self.instructions.len() as u32;
+        if !mode.exact {
+            improve(&self.instructions, &mut self.ops, first, mode);
+        }
+        Read { end, count }
     }
 
     fn watch(&mut self, core: &mut Core, memory: &GuestMemory, place: u32, bytes: usize, id: Id) {

@@ -14,6 +14,9 @@ pub(super) type Handler = fn(&mut Core, &GuestMemory, &Op) -> Step;
 /// The "register" that is always zero, for addresses without a base or an index.
 pub(super) const ZERO: u8 = 8;
 
+/// Addresses are of 16 bits.
+pub(super) const NARROW: u8 = 0x80;
+
 /// A decoded instruction.
 #[derive(Clone, Copy)]
 pub(super) struct Op {
@@ -29,10 +32,10 @@ pub(super) struct Op {
     /// An address is `base + index << scale + disp`.
     pub base: u8,
     pub index: u8,
-    /// With bit 7 set, addresses are of 16 bits.
-    pub scale: u8,
-    /// The segment of an address, as [`Segment`].
-    pub segment: u8,
+    /// Of an address: scale in bits 0 and 1, segment in bits 2 to 4, [`NARROW`].
+    pub address: u8,
+    /// How many instructions of its block come before it.
+    pub number: u8,
     /// Where this instruction begins, in bytes from the start of the block.
     pub at: u8,
     /// Where the next one begins.
@@ -61,14 +64,19 @@ impl Op {
             Segment::Fs,
             Segment::Gs,
         ];
-        ALL[usize::from(self.segment) % 6]
+        ALL[usize::from(self.address >> 2 & 7) % 6]
+    }
+
+    /// Sets the segment of the address, by its number.
+    pub fn set_segment(&mut self, number: u8) {
+        self.address = self.address & !0x1C | (number & 7) << 2;
     }
 
     /// The offset its address operand gives.
     #[inline(always)]
     pub fn offset(&self, core: &Core) -> u32 {
         core.reg(self.base)
-            .wrapping_add(core.reg(self.index) << (self.scale & 3))
+            .wrapping_add(core.reg(self.index) << (self.address & 3))
             .wrapping_add(self.disp)
     }
 
@@ -84,7 +92,7 @@ impl Op {
 
     /// Whether addresses are of 16 bits.
     pub fn narrow_address(&self) -> bool {
-        self.scale & 0x80 != 0
+        self.address & NARROW != 0
     }
 }
 

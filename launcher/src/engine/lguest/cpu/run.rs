@@ -13,27 +13,15 @@ use crate::engine::lguest::memory::{GuestMemory, PAGE};
 /// Instructions between two looks at whether to stop.
 const SLICE: u64 = 8192;
 
-/// How far a block came.
-struct Way {
-    /// Instructions that were completed, or begun if it left with a fault.
-    done: usize,
-    leave: Option<Leave>,
-}
-
+/// Runs operations one after another. If one leaves: which, and why.
 #[inline(always)]
-fn execute(core: &mut Core, memory: &GuestMemory, ops: &[Op]) -> Way {
-    for (n, op) in ops.iter().enumerate() {
+fn execute<'a>(core: &mut Core, memory: &GuestMemory, ops: &'a [Op]) -> Option<(&'a Op, Leave)> {
+    for op in ops {
         if let Err(leave) = (op.run)(core, memory, op) {
-            return Way {
-                done: n + 1,
-                leave: Some(leave),
-            };
+            return Some((op, leave));
         }
     }
-    Way {
-        done: ops.len(),
-        leave: None,
-    }
+    None
 }
 
 /// Runs; see [`super::Cpu::run`].
@@ -72,7 +60,7 @@ fn slice(core: &mut Core, blocks: &mut Blocks, memory: &GuestMemory, until: u64)
             continue;
         }
         let stamp = core.paging.stamp();
-        let mut id = blocks.find(core, memory).map_err(drop)?;
+        let mut id = blocks.find(core, memory, false).map_err(drop)?;
         if let Some((block, way)) = from.take()
             && stamp == core.paging.stamp()
         {
@@ -80,33 +68,26 @@ fn slice(core: &mut Core, blocks: &mut Blocks, memory: &GuestMemory, until: u64)
         }
         loop {
             let (block, ops) = blocks.get(id);
-            let left = until - core.retired;
-            if left < ops.len() as u64 {
-                if left == 0 {
-                    break;
-                }
-                let way = execute(core, memory, &ops[..left as usize]);
-                settle(core, way.done, way.leave, &ops[way.done - 1])?;
-                break;
+            if until - core.retired < block.count.into() {
+                return finish(core, blocks, memory, until);
             }
-            let way = execute(core, memory, ops);
-            let exit = match way.leave {
-                Some(Leave::Taken) => 0,
-                Some(Leave::NotTaken) => 1,
+            let way = match execute(core, memory, ops) {
+                Some((_, Leave::Taken)) => 0,
+                Some((_, Leave::NotTaken)) => 1,
                 None => {
                     core.eip = core.eip.wrapping_add(block.bytes);
                     1
                 }
-                leave => {
-                    settle(core, way.done, leave, &ops[way.done - 1])?;
+                Some((last, leave)) => {
+                    settle(core, last, leave)?;
                     break;
                 }
             };
-            core.retired += way.done as u64;
-            match blocks.linked(id, exit, core.paging.stamp()) {
+            core.retired += u64::from(block.count);
+            match blocks.linked(id, way, core.paging.stamp()) {
                 Some(next) => id = next,
                 None => {
-                    from = Some((id, exit));
+                    from = Some((id, way));
                     break;
                 }
             }
@@ -115,27 +96,52 @@ fn slice(core: &mut Core, blocks: &mut Blocks, memory: &GuestMemory, until: u64)
     Ok(())
 }
 
+/// Runs the last instructions of a budget, which end within a block: one operation each.
+fn finish(
+    core: &mut Core,
+    blocks: &mut Blocks,
+    memory: &GuestMemory,
+    until: u64,
+) -> Result<(), ()> {
+    let left = until - core.retired;
+    if left == 0 {
+        return Ok(());
+    }
+    let id = blocks.find(core, memory, true).map_err(drop)?;
+    let (_, ops) = blocks.get(id);
+    let part = &ops[..ops.len().min(left as usize)];
+    match (execute(core, memory, part), part.last()) {
+        (Some((last, leave)), _) => settle(core, last, leave),
+        (None, Some(last)) => settle(core, last, Leave::Written),
+        (None, None) => Ok(()),
+    }
+}
+
 /// Brings eip and the count up to date when not all of a block was run. `last` is the last
 /// operation that was begun.
-fn settle(core: &mut Core, done: usize, leave: Option<Leave>, last: &Op) -> Result<(), ()> {
-    core.retired += done as u64;
+fn settle(core: &mut Core, last: &Op, leave: Leave) -> Result<(), ()> {
+    let before = u64::from(last.number);
+    core.retired += if leave == Leave::Fault {
+        before
+    } else {
+        before + 1
+    };
     match leave {
-        Some(Leave::Taken | Leave::NotTaken | Leave::Jump) => Ok(()),
-        None | Some(Leave::Written) => {
+        Leave::Taken | Leave::NotTaken | Leave::Jump => Ok(()),
+        Leave::Written => {
             core.eip = last.next(core);
             Ok(())
         }
-        Some(Leave::Again) => {
+        Leave::Again => {
             core.eip = last.eip(core);
             Ok(())
         }
-        Some(Leave::Trap) => {
+        Leave::Trap => {
             core.eip = last.next(core);
             Err(())
         }
-        Some(Leave::Fault) => {
+        Leave::Fault => {
             core.eip = last.eip(core);
-            core.retired -= 1;
             Err(())
         }
     }
@@ -147,7 +153,7 @@ fn single(core: &mut Core, memory: &GuestMemory) -> Result<(), ()> {
     let stepping = core.flags.control & TF != 0;
     let op = fetch_one(core, memory).map_err(drop)?;
     let step: Step = (op.run)(core, memory, &op);
-    settle(core, 1, step.err(), &op)?;
+    settle(core, &op, step.err().unwrap_or(Leave::Written))?;
     if stepping && step != Err(Leave::Again) {
         // Vector 1, a trap: eip is behind the instruction.
         core.fault(1, None);

@@ -88,6 +88,8 @@ pub(super) struct Mode {
     pub flat: bool,
     /// cs is flat, of 32 bits: blocks can be kept.
     pub plain: bool,
+    /// One operation for each instruction, all their flags made.
+    pub exact: bool,
 }
 
 /// The state that instructions work on.
@@ -150,6 +152,7 @@ impl Core {
             user: self.ring == 3,
             flat: flat(Segment::Ds) && flat(Segment::Es) && flat(Segment::Ss),
             plain: self.segments[Segment::Cs as usize].is_flat(),
+            exact: false,
         };
         self.paging.set_user(self.ring == 3);
     }

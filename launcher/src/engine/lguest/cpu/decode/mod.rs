@@ -1,5 +1,6 @@
 //! From machine code to operations: iced-x86 says what the bytes mean, [`table`] which handler does it.
 
+mod improve;
 mod table;
 mod x87;
 
@@ -7,9 +8,11 @@ use iced_x86::{
     Code, Decoder, DecoderError, DecoderOptions, Instruction, MemorySize, OpKind, Register,
 };
 
+pub(super) use improve::improve;
+
 use super::exec::system::undefined;
 use super::exec::{Form, Kind};
-use super::op::{Op, ZERO};
+use super::op::{NARROW, Op, ZERO};
 use super::state::{Mode, Segment};
 
 /// The longest instruction, in bytes.
@@ -19,6 +22,7 @@ pub(super) const LONGEST: usize = 15;
 #[derive(Debug)]
 pub(super) struct Decoded {
     pub op: Op,
+    pub instruction: Instruction,
     /// Nothing of the block comes after it.
     pub ends: bool,
 }
@@ -55,11 +59,12 @@ impl<'a> Reader<'a> {
         let mut op = operands(&instruction);
         op.at = start as u8;
         op.end = self.decoder.position() as u8;
+        op.number = before as u8;
         let form = form(&instruction, &op, self.mode);
         let chosen = if instruction.is_invalid() {
             None
         } else {
-            table::choose(&instruction, &form, &mut op, before)
+            table::choose(&instruction, &form, &mut op)
         };
         let ends = match chosen {
             Some((handler, ends)) => {
@@ -68,7 +73,11 @@ impl<'a> Reader<'a> {
             }
             None => true,
         };
-        Some(Decoded { op, ends })
+        Some(Decoded {
+            op,
+            instruction,
+            ends,
+        })
     }
 }
 
@@ -86,8 +95,8 @@ fn operands(instruction: &Instruction) -> Op {
         other: 0,
         base: ZERO,
         index: ZERO,
-        scale: 0,
-        segment: Segment::Ds as u8,
+        address: (Segment::Ds as u8) << 2,
+        number: 0,
         at: 0,
         end: 0,
     };
@@ -108,7 +117,7 @@ fn operands(instruction: &Instruction) -> Op {
             }
             OpKind::Memory => address(instruction, &mut op),
             OpKind::MemorySegSI | OpKind::MemorySegESI => {
-                op.segment = segment_number(instruction.memory_segment());
+                op.set_segment(segment_number(instruction.memory_segment()));
                 narrow(&mut op, instruction.op_kind(n) == OpKind::MemorySegSI);
             }
             OpKind::MemoryESDI | OpKind::MemoryESEDI => {
@@ -122,7 +131,7 @@ fn operands(instruction: &Instruction) -> Op {
 
 fn narrow(op: &mut Op, yes: bool) {
     if yes {
-        op.scale |= 0x80;
+        op.address |= NARROW;
     }
 }
 
@@ -141,9 +150,9 @@ fn address(instruction: &Instruction, op: &mut Op) {
     };
     op.base = number(base);
     op.index = number(index);
-    op.scale = instruction.memory_index_scale().trailing_zeros() as u8;
+    op.address |= instruction.memory_index_scale().trailing_zeros() as u8;
     op.disp = instruction.memory_displacement32();
-    op.segment = segment_number(instruction.memory_segment());
+    op.set_segment(segment_number(instruction.memory_segment()));
     narrow(
         op,
         base.is_gpr16() || index.is_gpr16() || instruction.memory_displ_size() == 2,
@@ -167,9 +176,7 @@ fn form(instruction: &Instruction, op: &Op, mode: Mode) -> Form {
             _ => Kind::Immediate,
         };
     }
-    let flat_segment = [Segment::Ds, Segment::Es, Segment::Ss]
-        .iter()
-        .any(|segment| *segment as u8 == op.segment);
+    let flat_segment = [Segment::Ds, Segment::Es, Segment::Ss].contains(&op.segment());
     Form {
         width: width(instruction),
         flat: mode.flat && flat_segment && !op.narrow_address(),

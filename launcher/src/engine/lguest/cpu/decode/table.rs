@@ -7,15 +7,15 @@ use crate::engine::lguest::cpu::exec::{
     Form, Kind, arithmetic, bits, branch, decimal, exchange, far, moves, multiply, segments, shift,
     stack, string, system,
 };
-use crate::engine::lguest::cpu::op::{Handler, Op};
+use crate::engine::lguest::cpu::op::{Handler, NARROW, Op};
 
 /// A handler, and whether it ends its block.
 type Choice = Option<(Handler, bool)>;
 
 /// The handler for an instruction. None: this processor has no such instruction.
-pub(super) fn choose(instruction: &Instruction, form: &Form, op: &mut Op, before: u32) -> Choice {
+pub(super) fn choose(instruction: &Instruction, form: &Form, op: &mut Op) -> Choice {
     straight(instruction, form, op)
-        .or_else(|| system_or_flag(instruction, form, op, before))
+        .or_else(|| system_or_flag(instruction, form, op))
         .map(|handler| (handler, false))
         .or_else(|| strings(instruction, form, op).map(|handler| (handler, false)))
         .or_else(|| super::x87::choose(instruction, op).map(|handler| (handler, false)))
@@ -122,7 +122,7 @@ fn source_width(instruction: &Instruction) -> u32 {
 }
 
 /// The number of a conditional instruction's condition.
-fn condition(instruction: &Instruction) -> Option<u8> {
+pub(super) fn condition(instruction: &Instruction) -> Option<u8> {
     use iced_x86::ConditionCode as C;
     Some(match instruction.condition_code() {
         C::o => 0,
@@ -145,12 +145,7 @@ fn condition(instruction: &Instruction) -> Option<u8> {
     })
 }
 
-fn system_or_flag(
-    instruction: &Instruction,
-    form: &Form,
-    op: &mut Op,
-    before: u32,
-) -> Option<Handler> {
+fn system_or_flag(instruction: &Instruction, form: &Form, op: &mut Op) -> Option<Handler> {
     use Mnemonic as M;
     let mut with = |imm: u32, handler: Handler| {
         op.imm = imm;
@@ -176,7 +171,7 @@ fn system_or_flag(
         M::Into => Some(far::into),
         M::Bound => far::bound(form),
         M::Cpuid => Some(system::cpuid),
-        M::Rdtsc => with(before, system::rdtsc),
+        M::Rdtsc => Some(system::rdtsc),
         M::Sldt => with(system::LDT, system::undefined).and(system::store(form)),
         M::Str => with(system::TASK, system::undefined).and(system::store(form)),
         M::Smsw => with(system::STATUS, system::undefined).and(system::store(form)),
@@ -239,7 +234,7 @@ fn ending(instruction: &Instruction, form: &Form, op: &mut Op) -> Option<Handler
             | Code::Jcxz_rel8_32
     );
     if counts_cx {
-        op.scale |= 0x80;
+        op.address |= NARROW;
     }
     match instruction.mnemonic() {
         M::Jmp if is_far(instruction) => far::jmp(form),

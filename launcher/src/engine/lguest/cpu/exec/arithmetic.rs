@@ -176,18 +176,25 @@ macro_rules! unary {
     )* };
 }
 
+/// CF as it was in `carry`, and this OF.
+#[inline(always)]
+fn keep_carry(flags: &mut Flags, carry: u32, of: bool) {
+    let cf = carry & 1 << 31;
+    flags.carry = cf | cf >> 1 ^ u32::from(of) << 30;
+}
+
 unary! {
     // These two leave the carry alone.
     Inc |flags, a| {
-        let cf = flags.cf();
+        let carry = flags.carry;
         let result = sum::<T>(flags, a, 1, 0);
-        flags.set_carry_overflow(cf, result & T::MASK == T::SIGN);
+        keep_carry(flags, carry, result & T::MASK == T::SIGN);
         result
     };
     Dec |flags, a| {
-        let cf = flags.cf();
+        let carry = flags.carry;
         let result = difference::<T>(flags, a, 1, 0);
-        flags.set_carry_overflow(cf, a == T::SIGN);
+        keep_carry(flags, carry, a == T::SIGN);
         result
     };
     Neg |flags, a| difference::<T>(flags, 0, a, 0);

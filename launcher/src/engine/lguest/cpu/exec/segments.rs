@@ -27,11 +27,9 @@ impl Core {
 
 /// The register an [`Op`] names by number in `reg`.
 fn named(op: &Op) -> Segment {
-    Op {
-        segment: op.reg,
-        ..*op
-    }
-    .segment()
+    let mut op = *op;
+    op.set_segment(op.reg);
+    op.segment()
 }
 
 fn ended(core: &mut Core, op: &Op) -> Step {

@@ -39,8 +39,8 @@ fn at(offset: u32) -> Op {
         other: 0,
         base: ZERO,
         index: ZERO,
-        scale: 0,
-        segment: Segment::Ss as u8,
+        address: (Segment::Ss as u8) << 2,
+        number: 0,
         at: 0,
         end: 0,
     }

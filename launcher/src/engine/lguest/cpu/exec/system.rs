@@ -39,11 +39,11 @@ pub(in super::super) fn cpuid(core: &mut Core, _: &GuestMemory, _: &Op) -> Step 
     Ok(())
 }
 
-/// `rdtsc`; `imm` is how many instructions of its block come before it.
+/// `rdtsc`.
 pub(in super::super) fn rdtsc(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
     let count = match core.clock {
         Clock::Since(start) => Instant::now().saturating_duration_since(start).as_nanos() as u64,
-        Clock::Instructions => core.retired.wrapping_add(op.imm.into()),
+        Clock::Instructions => core.retired.wrapping_add(op.number.into()),
     };
     core.set_register(Register::Eax, count as u32);
     core.set_register(Register::Edx, (count >> 32) as u32);
