@@ -26,7 +26,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 package=linux-image-cloud-amd64
 # What a guest on a segment may want. Each brings what it depends on; `modprobe` in the guest
 # finds the rest of the way by alias, so the order here means nothing.
-wanted=(virtio_pci virtio_net virtio_blk virtio-rng virtio_console
+wanted=(virtio_pci virtio_mmio virtio_net virtio_blk virtio-rng virtio_console virtio_balloon
     bridge 8021q vxlan dummy veth tun button evdev)
 
 cached_only=

@@ -4,6 +4,8 @@
 //! the guest has a cache of its own, and one is enough. And no guest makes a file grow: its size
 //! in whole sectors is the disk's size, for good.
 
+mod lock;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -73,6 +75,11 @@ pub enum BlockError {
         /// Its size in bytes.
         size: u64,
     },
+    /// Another guest, or another program that keeps to the same locks, has it.
+    #[error(
+        "The disk {} is in use by another guest or program; end that one, or give the disk to both with ',ro'", .0.display()
+    )]
+    InUse(PathBuf),
     /// Something else.
     #[error("Cannot open the disk {}: {}", .path.display(), reason(.error))]
     Io {
@@ -127,6 +134,24 @@ impl Disk {
             is_device: kind.is_block_device(),
             serial: plan.serial.clone(),
         })
+    }
+}
+
+impl Disk {
+    /// Takes the disk for a guest, as long as it is open: to write it alone, or to read it with
+    /// others. For engines that access it themselves.
+    ///
+    /// # Errors
+    /// Somebody else has it. (Where the filesystem knows no locks nobody can tell.)
+    pub fn lock(&self) -> Result<(), BlockError> {
+        match lock::take(&self.file, self.read_only) {
+            Ok(false) => Err(BlockError::InUse(self.path.clone())),
+            Ok(true) => Ok(()),
+            Err(error) => {
+                tracing::debug!("no locks on {}: {error}", self.path.display());
+                Ok(())
+            }
+        }
     }
 }
 

@@ -37,6 +37,7 @@ use kvm_ioctls::Kvm as Device;
 pub use error::KvmError;
 
 use super::{Engine, EngineName, Guest};
+use crate::backend;
 use crate::end::GuestEnd;
 use crate::error::Error;
 use crate::image::Image;
@@ -84,6 +85,11 @@ impl Engine for Kvm {
     }
 
     fn run(self: Box<Self>, guest: Guest<'_>) -> Result<GuestEnd, Error> {
+        for device in &guest.devices {
+            if let backend::Device::Block(disk) = device {
+                disk.lock()?;
+            }
+        }
         let software = Software {
             plan: guest.plan,
             image: guest.image,
