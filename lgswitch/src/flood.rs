@@ -16,6 +16,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::frame::{Gather, VnetHeader};
+use crate::layout::Geometry;
 use crate::layout::slot_record::{FLOOD_FRAMES, FLOOD_HEAD, FLOOD_RESERVED};
 use crate::map::Mapping;
 use crate::record::{self, Found, Head, Shape};
@@ -153,19 +154,24 @@ pub struct Copied {
 impl LogReader {
     /// Listens to `from` from now on.
     pub fn open(segment: &Segment, from: SlotIndex) -> Self {
-        let geometry = segment.geometry();
-        let slot = geometry.slot(from.get());
-        let word = |at| segment.control().word64(slot + at).load(Ordering::Acquire);
-        let expected = word(FLOOD_FRAMES) as u32;
-        let head = word(FLOOD_HEAD);
+        let mut log = Self::new(segment.geometry(), from);
+        let frames = segment.control().word64(log.slot + FLOOD_FRAMES);
+        log.expected = frames.load(Ordering::Acquire) as u32;
+        log.refresh(segment);
+        log.position = log.head;
+        log
+    }
+
+    /// Listens to a slot that nobody had before, from the beginning of time.
+    pub fn new(geometry: &Geometry, from: SlotIndex) -> Self {
         Self {
             map: None,
             shape: Shape::of(geometry.log_bytes()),
             offset: geometry.log(from.get()),
-            slot,
-            head,
-            position: head,
-            expected,
+            slot: geometry.slot(from.get()),
+            head: 0,
+            position: 0,
+            expected: 0,
             missed: 0,
         }
     }

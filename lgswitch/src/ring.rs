@@ -23,7 +23,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use crate::frame::{Gather, VnetHeader};
-use crate::layout::{Geometry, PAIR_HEAD, PAIR_TAIL};
+use crate::layout::{Geometry, PAGE, PAIR_HEAD, PAIR_TAIL};
 use crate::map::Mapping;
 use crate::pace::Pace;
 use crate::record::{self, Found, Head, Shape};
@@ -119,6 +119,11 @@ impl RingWriter {
         let map = Mapping::new(segment.file(), offset, shape.bytes(), true)
             .map_err(|_| Refused::NoMemory)?;
         let pair = geometry.pair(from.get(), to.get());
+        // Its reader need not have heard of us yet.
+        segment
+            .control()
+            .populate(segment.file(), 0, pair - pair % PAGE, PAGE)
+            .map_err(|_| Refused::NoMemory)?;
         let word = |at| segment.control().word64(pair + at).load(Ordering::Acquire);
         let found = word(PAIR_HEAD);
         let head = shape.sane(found);
@@ -246,21 +251,25 @@ impl RingReader {
     /// The end that `to`, who is us and has just taken the slot, reads from `from`: what was
     /// written for the holder before us is skipped.
     pub fn open(segment: &Segment, from: SlotIndex, to: SlotIndex) -> Self {
-        let geometry = segment.geometry();
-        let pair = geometry.pair(from.get(), to.get());
-        let control = segment.control();
-        let head = control.word64(pair + PAIR_HEAD).load(Ordering::Acquire);
-        control
-            .word64(pair + PAIR_TAIL)
-            .store(head, Ordering::Release);
+        let mut ring = Self::new(segment.geometry(), from, to);
+        ring.refresh(segment);
+        ring.skip_all();
+        ring.taken = ring.tail;
+        ring.reassert(segment);
+        ring
+    }
+
+    /// The end that `to` reads from a slot that nobody had before: at the beginning of time, where its
+    /// first holder starts writing.
+    pub fn new(geometry: &Geometry, from: SlotIndex, to: SlotIndex) -> Self {
         Self {
             map: None,
             shape: Shape::of(geometry.ring_bytes()),
             offset: geometry.ring(from.get(), to.get()),
-            pair,
-            head,
-            tail: head,
-            taken: head,
+            pair: geometry.pair(from.get(), to.get()),
+            head: 0,
+            tail: 0,
+            taken: 0,
             ahead: AHEAD,
         }
     }

@@ -95,11 +95,7 @@ pub fn answer(question: &Question) -> Result<Vec<Cost>> {
 /// A segment, and ports on it. It has lost its name.
 fn segment(folder: &Path, ports: usize) -> Result<(Arc<Segment>, Vec<Port>)> {
     let name = Name::new(folder, "alone");
-    let options = CreateOptions {
-        slots: MANY as u32,
-        ..CreateOptions::default()
-    };
-    let segment = Segment::create(&name.0, &options)?;
+    let segment = Segment::create(&name.0, &CreateOptions::default())?;
     let port = |n: usize| {
         let options = PortOptions {
             mac: Some(mac(n)),

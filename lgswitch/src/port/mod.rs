@@ -26,9 +26,12 @@
 pub mod counters;
 mod rx;
 mod take;
+#[cfg(all(test, not(lgswitch_loom)))]
+mod tests;
 mod tx;
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -41,7 +44,7 @@ use crate::doorbell;
 use crate::fdb::Fdb;
 use crate::frame::Offloads;
 use crate::layout::slot_record as rec;
-use crate::layout::{self, MAC_BYTES, PROMISCUOUS};
+use crate::layout::{self, MAC_BYTES, PAGE, PAIR_BYTES, PROMISCUOUS};
 use crate::lock;
 use crate::map::Mapping;
 use crate::peers;
@@ -152,9 +155,20 @@ impl Held {
         control.byte(at).store(first | all, Ordering::Release);
     }
 
-    fn raise_high_water(&self) {
+    /// Lets the others look this far; tells how far we have to.
+    fn raise_high_water(&self) -> usize {
         let high_water = self.control().word32(layout::HEADER_HIGH_WATER);
-        high_water.fetch_max(self.slot.get() as u32 + 1, Ordering::AcqRel);
+        let mine = self.slot.get() + 1;
+        let before = high_water.fetch_max(mine as u32, Ordering::AcqRel) as usize;
+        before.clamp(mine, self.segment.slots())
+    }
+
+    /// Makes sure of the pair records of what the slots below `sources` send us.
+    fn populate_pairs(&self, sources: usize) -> io::Result<()> {
+        let geometry = self.segment.geometry();
+        let row = geometry.pair(0, self.slot.get());
+        let bytes = (sources as u64 * PAIR_BYTES).next_multiple_of(PAGE);
+        self.control().populate(self.segment.file(), 0, row, bytes)
     }
 
     /// Says again what somebody may have scribbled over. An address that is there stands, whatever it is: a
@@ -251,9 +265,14 @@ impl Segment {
         };
         // From here on, dropping `held` undoes everything.
         let held = Arc::new(self.take(&options, mac)?);
-        let generation = settle(&held, &options)?;
+        let generation = settle(&held, &options);
+        // First, for a source that is not among them has not sent anything yet: it looks this far
+        // only after us.
+        let sources = held.raise_high_water();
+        held.populate_pairs(sources)
+            .map_err(io_error("make room for a port of", self.path()))?;
         let tx = PortTx::new(Arc::clone(&held), generation);
-        let rx = PortRx::new(Arc::clone(&held));
+        let rx = PortRx::new(Arc::clone(&held), sources);
         let port = Port { held, tx, rx };
         port.held.announce();
         Ok(port)
@@ -271,7 +290,7 @@ impl Segment {
             ..PortOptions::default()
         };
         let held = self.take(&options, MacAddr::zero())?;
-        settle(&held, &options)?;
+        settle(&held, &options);
         held.set_live();
         Ok(Reservation(held))
     }
@@ -321,15 +340,9 @@ impl Port {
 }
 
 /// Fills in the slot's record; tells its generation. Nobody sends to it before it is announced.
-fn settle(held: &Held, options: &PortOptions) -> Result<u64, Error> {
-    let segment = &held.segment;
+fn settle(held: &Held, options: &PortOptions) -> u64 {
     let (control, record) = (held.control(), held.record());
-    let geometry = segment.geometry();
-    let row = geometry.pair(0, held.slot.get());
-    control
-        .populate(segment.file(), 0, row, geometry.pair_row_bytes())
-        .map_err(io_error("make room for a port of", segment.path()))?;
-    mark_free(segment, held.slot);
+    mark_free(&held.segment, held.slot);
     let generation = control.word64(record + rec::GENERATION);
     // One writer: we have the lock.
     let next = generation.load(Ordering::Relaxed).wrapping_add(1);
@@ -356,7 +369,7 @@ fn settle(held: &Held, options: &PortOptions) -> Result<u64, Error> {
     let zero = counters::Counters::default();
     zero.show(control, record + rec::SENT);
     zero.show(control, record + rec::RECEIVED);
-    Ok(next)
+    next
 }
 
 /// Calls the receiving half out of its sleep.

@@ -45,6 +45,27 @@ struct Source {
 }
 
 impl Source {
+    /// What `from` sends us from now on.
+    fn open(held: &Held, from: SlotIndex) -> Self {
+        let ring = RingReader::open(&held.segment, from, held.slot);
+        Self::with(ring, LogReader::open(&held.segment, from))
+    }
+
+    /// All that `from` has ever sent: it came after us.
+    fn new(held: &Held, from: SlotIndex) -> Self {
+        let ring = RingReader::new(held.segment.geometry(), from, held.slot);
+        Self::with(ring, LogReader::new(held.segment.geometry(), from))
+    }
+
+    fn with(ring: RingReader, log: LogReader) -> Self {
+        Self {
+            ring,
+            log,
+            buffer: Vec::new(),
+            waiting: None,
+        }
+    }
+
     /// Whether a fresh look shows anything that was not taken.
     fn has_something(&mut self, segment: &Segment) -> bool {
         self.ring.refresh(segment);
@@ -59,6 +80,8 @@ struct Hot {
     list: Vec<SlotIndex>,
     /// The same.
     set: SlotSet,
+    /// Beyond all of them.
+    end: usize,
 }
 
 impl Hot {
@@ -66,6 +89,7 @@ impl Hot {
         if !self.set.contains(slot) {
             self.set.insert(slot);
             self.list.push(slot);
+            self.end = self.end.max(slot.get() + 1);
         }
     }
 
@@ -85,6 +109,7 @@ impl Hot {
 #[derive(Debug)]
 pub struct PortRx {
     held: Arc<Held>,
+    /// Those who have been there, as far as we know; the others take no memory.
     sources: Vec<Source>,
     hot: Hot,
     /// Whose turn it is among them.
@@ -97,18 +122,12 @@ pub struct PortRx {
 }
 
 impl PortRx {
-    pub(super) fn new(held: Arc<Held>) -> Self {
-        let segment = &held.segment;
-        // Everyone there may be, now or later: positions start at the heads as of now.
-        let sources = (0..segment.slots()).filter_map(SlotIndex::new);
-        let sources = sources.map(|from| Source {
-            ring: RingReader::open(segment, from, held.slot),
-            log: LogReader::open(segment, from),
-            buffer: Vec::new(),
-            waiting: None,
-        });
+    /// With that many sources, whose pair records are there.
+    pub(super) fn new(held: Arc<Held>, sources: usize) -> Self {
+        // Positions start at the heads as of now.
+        let sources = (0..sources).filter_map(SlotIndex::new);
         Self {
-            sources: sources.collect(),
+            sources: sources.map(|from| Source::open(&held, from)).collect(),
             hot: Hot::default(),
             turn: 0,
             polls: 0,
@@ -117,6 +136,12 @@ impl PortRx {
             counters: Counters::default(),
             held,
         }
+    }
+
+    /// How many sources it knows.
+    #[cfg(all(test, not(lgswitch_loom)))]
+    pub(super) fn sources(&self) -> usize {
+        self.sources.len()
     }
 
     /// The slot it receives at.
@@ -144,9 +169,12 @@ impl PortRx {
         doorbell::peek(
             self.held.control(),
             record,
-            self.sources.len(),
+            self.held.segment.slots(),
             |word, bits| hot.add_word(word, bits),
         );
+        if hot.end > self.sources.len() {
+            self.meet_newcomers();
+        }
         let mut visit = Visit {
             held: &self.held,
             now: self.now,
@@ -186,6 +214,19 @@ impl PortRx {
         handled
     }
 
+    /// Somebody is heard of whose slot nobody had when we came.
+    #[cold]
+    fn meet_newcomers(&mut self) {
+        let end = self.hot.end.min(self.held.segment.slots());
+        // Without room they are not looked at, and forgotten until heard of again.
+        if self.held.populate_pairs(end).is_ok() {
+            let newcomers = (self.sources.len()..end).filter_map(SlotIndex::new);
+            self.sources
+                .extend(newcomers.map(|from| Source::new(&self.held, from)));
+        }
+        self.hot.end = 0;
+    }
+
     /// From here on only sources that have something are looked at every time; the others set
     /// their bits and ring. Tells whether there is any.
     fn settle(&mut self) -> bool {
@@ -193,7 +234,7 @@ impl PortRx {
         doorbell::collect(
             self.held.control(),
             self.held.record(),
-            self.sources.len(),
+            self.held.segment.slots(),
             |word, bits| hot.add_word(word, bits),
         );
         let segment = &self.held.segment;
@@ -223,7 +264,7 @@ impl PortRx {
 
     /// Looks at everyone who may be there at the next [`recv`](Self::recv), and says again what
     /// somebody may have scribbled over.
-    fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self) {
         self.swept = Instant::now();
         (0..self.held.segment.high_water())
             .filter_map(SlotIndex::new)

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use lgswitch::port::Sent;
 use lgswitch::port::counters::TxDrop;
-use lgswitch::{CreateOptions, Error, PortOptions, Segment};
+use lgswitch::{CreateOptions, Error, Gather, PortOptions, Segment, VnetHeader};
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::role::{self, Actor, BROADCAST, mac, stderr};
@@ -116,6 +116,25 @@ fn fill(folder: &Path) -> std::path::PathBuf {
     path
 }
 
+/// A broadcast of 64 KiB of TCP over IPv4, to be cut, and its header.
+fn large_segment() -> (VnetHeader, Vec<u8>) {
+    let (ethernet, ip, tcp) = (14, 20, 20);
+    let mut bytes = [BROADCAST.octets(), mac(0).octets()].concat();
+    bytes.extend([0x08, 0x00, 0x45]);
+    bytes.resize(ethernet + 65_500, 0);
+    bytes[ethernet + 9] = 6;
+    bytes[ethernet + ip + 12] = 0x50;
+    let header = VnetHeader {
+        flags: VnetHeader::NEEDS_CHECKSUM,
+        gso_type: VnetHeader::GSO_TCPV4,
+        header_len: ethernet as u16 + ip as u16 + tcp,
+        gso_size: 1460,
+        checksum_start: ethernet as u16 + ip as u16,
+        checksum_offset: 16,
+    };
+    (header, bytes)
+}
+
 /// The role, inside the mount namespace: `segment` names a file on a tmpfs of 4 MiB.
 pub fn on_a_tiny_tmpfs() {
     lgswitch::sigbus::install(None);
@@ -152,6 +171,20 @@ pub fn on_a_tiny_tmpfs() {
         lgswitch::port::Verdict::Taken
     });
     assert_eq!(heard, 2, "once there is room again");
+
+    // A flood that is cut into packets, of which the log's first pages take most and no more.
+    let _filler = fill(folder);
+    let (header, segments) = large_segment();
+    let parts = [segments.as_slice().into()];
+    let sent = tx.send(&header, &Gather::new(&parts));
+    assert_eq!(sent, Sent::Dropped(TxDrop::NoMemory));
+    tx.flush();
+    let mut heard = 0;
+    rx.recv(64, |_| {
+        heard += 1;
+        lgswitch::port::Verdict::Taken
+    });
+    assert!(heard > 20, "told of {heard} packets that were written");
 }
 
 /// The claim.
