@@ -225,23 +225,19 @@ impl<'a> Gather<'a> {
     /// an Ethernet header.
     #[inline]
     pub fn addresses(&self) -> Option<(u64, u64)> {
-        let first = *self.parts.first()?;
-        // Each address and two bytes more.
-        let number = |bytes: &SharedBytes<'_>, at| {
-            let bytes = bytes.array(at)?;
-            Some(u64::from_be_bytes(bytes) >> 16)
-        };
-        match (number(&first, 0), number(&first, 6)) {
-            (Some(to), Some(from)) => Some((to, from)),
-            _ => {
-                let mut header = [0; ETHERNET_HEADER];
-                if self.peek(&mut header) < ETHERNET_HEADER {
-                    return None;
-                }
-                let header = SharedBytes::from(&header[..]);
-                Some((number(&header, 0)?, number(&header, 6)?))
+        self.first_addresses().or_else(|| {
+            let mut header = [0; ETHERNET_HEADER];
+            match self.peek(&mut header) {
+                ETHERNET_HEADER => addresses(&SharedBytes::from(&header[..])),
+                _ => None,
             }
-        }
+        })
+    }
+
+    /// The same, if its Ethernet header is in one piece.
+    #[inline(always)]
+    pub(crate) fn first_addresses(&self) -> Option<(u64, u64)> {
+        addresses(self.parts.first()?)
     }
 
     /// The runs of bytes, in order.
@@ -249,4 +245,12 @@ impl<'a> Gather<'a> {
     pub(crate) fn parts(&self) -> &'a [SharedBytes<'a>] {
         self.parts
     }
+}
+
+/// The addresses that an Ethernet header starts with.
+#[inline(always)]
+fn addresses(bytes: &SharedBytes<'_>) -> Option<(u64, u64)> {
+    // Each address and two bytes more.
+    let number = |at| Some(u64::from_be_bytes(bytes.array(at)?) >> 16);
+    Some((number(0)?, number(6)?))
 }

@@ -184,14 +184,13 @@ impl Mapping {
 
     /// As [`put`](Self::put), past the caches; the rest of the last line is filled with zeroes. Who says that
     /// the record is there must see to [`drain`](Self::drain) first.
-    #[inline]
+    #[inline(always)]
     pub fn stream(&self, offset: u64, head: [u64; 4], frame: &Gather<'_>) {
         let len = size_of_val(&head) + frame.len();
         let to = self.at(offset, len.next_multiple_of(LINE), LINE);
-        // SAFETY: all its lines are in bounds and apart from the frame.
-        let mut stream = unsafe { Stream::to(to) };
         sync::before_copy();
-        stream.put(SharedBytes::from(head.map(u64::to_le_bytes).as_flattened()));
+        // SAFETY: all its lines are in bounds and apart from the frame.
+        let mut stream = unsafe { Stream::to(to, head) };
         for part in frame.parts() {
             sync::before_copy();
             stream.put(*part);
@@ -241,7 +240,9 @@ impl Mapping {
 }
 
 /// Copies `len` bytes. Small frames without a call, which would store to the stack: a processor
-/// that is storing to lines another one has is at its best while it stores to nothing else.
+/// that is storing to lines another one has is at its best while it stores to nothing else. And
+/// without a loop, whose end it would have to guess: from both ends to the middle, where some are copied
+/// twice.
 ///
 /// # Safety
 /// As [`std::ptr::copy_nonoverlapping`].
@@ -254,10 +255,16 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
             return std::ptr::copy_nonoverlapping(from, to, len);
         }
         let step = |at: usize| std::ptr::copy_nonoverlapping(from.add(at), to.add(at), STEP);
-        let mut at = 0;
-        while at + STEP < len {
-            step(at);
-            at += STEP;
+        step(0);
+        if len > 2 * STEP {
+            step(STEP);
+            if len > 4 * STEP {
+                step(2 * STEP);
+                step(3 * STEP);
+                step(len - 4 * STEP);
+                step(len - 3 * STEP);
+            }
+            step(len - 2 * STEP);
         }
         step(len - STEP);
     }
@@ -269,7 +276,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 /// # Safety
 /// 32 bytes at `to` must be writable.
 #[inline(always)]
-unsafe fn put_words(to: *mut u8, words: [u64; 4]) {
+pub(crate) unsafe fn put_words(to: *mut u8, words: [u64; 4]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_mm_set_epi64x, _mm_storeu_si128};

@@ -63,8 +63,13 @@ impl Pace {
     #[inline]
     pub fn begin(&mut self) {
         if self.rest == 0 {
-            self.began = Some(Instant::now());
+            self.take_time();
         }
+    }
+
+    #[cold]
+    fn take_time(&mut self) {
+        self.began = Some(Instant::now());
     }
 
     /// It has ended, `bytes` long.

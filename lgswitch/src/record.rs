@@ -132,16 +132,19 @@ pub fn write(
     }
     let [low, high] = head.header.words();
     let first = frame.len() as u64 | u64::from(FRAME) << 32;
-    let head = [
-        first,
-        head.sequence,
-        low,
-        high | u64::from(head.count) << 32,
-    ];
+    let high = high | u64::from(head.count) << 32;
     match stream {
-        true => map.stream(at, head, frame),
-        false => map.put(at, head, frame),
+        true => self::stream(map, at, first, head.sequence, low, high, frame),
+        false => map.put(at, [first, head.sequence, low, high], frame),
     }
+}
+
+/// A call, and its arguments in registers: words that must be in memory for it would be put there for
+/// [`Mapping::put`] too, which loads them in pairs. A load of what two stores have just made waits until both
+/// are done, and they until those before them are, lines of the ring among them.
+#[inline(never)]
+fn stream(map: &Mapping, at: u64, a: u64, b: u64, c: u64, d: u64, frame: &Gather<'_>) {
+    map.stream(at, [a, b, c, d], frame);
 }
 
 /// A record found at some position, its numbers checked.

@@ -243,8 +243,10 @@ pub struct RingReader {
     head: u64,
     tail: u64,
     taken: u64,
-    /// How far before the record at hand the next ones are fetched.
-    ahead: u64,
+    /// Bytes of the last record.
+    size: u64,
+    /// When we last took something, it was one record.
+    lone: bool,
 }
 
 impl RingReader {
@@ -270,7 +272,8 @@ impl RingReader {
             head: 0,
             tail: 0,
             taken: 0,
-            ahead: AHEAD,
+            size: 0,
+            lone: false,
         }
     }
 
@@ -288,10 +291,11 @@ impl RingReader {
     }
 
     /// Fetches the place of the next record, which is not there yet: when it comes, and we see that
-    /// it has, the processor has asked for it already.
+    /// it has, the processor has asked for it already. But of a burst that is on its way we would take the
+    /// lines away from who writes it, so it is for lone frames only.
     #[inline]
     pub fn await_next(&self) {
-        if let Some(map) = &self.map {
+        if let Some(map) = self.map.as_ref().filter(|_| self.lone) {
             map.prefetch(self.shape.place(self.tail));
         }
     }
@@ -309,8 +313,9 @@ impl RingReader {
         match &self.map {
             Some(map) => {
                 // Not beyond what is published, or we take the writer's lines away from it.
-                if self.head.wrapping_sub(self.tail) > self.ahead {
-                    let ahead = self.tail.wrapping_add(self.ahead);
+                let ahead = AHEAD.max(2 * self.size);
+                if self.head.wrapping_sub(self.tail) > ahead {
+                    let ahead = self.tail.wrapping_add(ahead);
                     map.prefetch(self.shape.place(ahead));
                 }
                 record::read(map, self.shape, self.tail, self.head)
@@ -323,7 +328,7 @@ impl RingReader {
     /// Is done with everything before `end`, which a peeked record gave.
     #[inline]
     pub fn take(&mut self, end: u64) {
-        self.ahead = AHEAD.max(2 * end.wrapping_sub(self.tail));
+        self.size = end.wrapping_sub(self.tail);
         self.tail = end;
     }
 
@@ -344,6 +349,7 @@ impl RingReader {
     #[inline]
     pub fn release(&mut self, segment: &Segment) {
         if self.taken != self.tail {
+            self.lone = self.tail.wrapping_sub(self.taken) == self.size;
             self.taken = self.tail;
             let tail = segment.control().word64(self.pair + PAIR_TAIL);
             tail.store(self.tail, Ordering::Release);

@@ -13,7 +13,7 @@
 //! `unsafe`, because it writes where [`crate::map`] says, which has checked that the place is the writer's;
 //! and because these stores are the processor's own.
 
-use crate::map::SharedBytes;
+use crate::map::{self, SharedBytes};
 
 /// Bytes of a cache line, all of which a streaming store should write.
 pub const LINE: usize = 64;
@@ -29,14 +29,17 @@ pub struct Stream {
 struct Line([u8; LINE]);
 
 impl Stream {
-    /// To write at `to`.
+    /// To write at `to`, words first, little endian.
     ///
     /// # Safety
     /// `to` is at the start of a line; all lines of what will be put must be writable, and apart
     /// from what it is copied from.
-    pub unsafe fn to(to: *mut u8) -> Self {
-        let line = Line([0; LINE]);
-        let filled = 0;
+    #[inline(always)]
+    pub unsafe fn to(to: *mut u8, words: [u64; 4]) -> Self {
+        let mut line = Line([0; LINE]);
+        // SAFETY: a line has room for them.
+        unsafe { map::put_words(line.0.as_mut_ptr(), words) };
+        let filled = size_of_val(&words);
         Self { to, line, filled }
     }
 
@@ -58,6 +61,7 @@ impl Stream {
             self.whole(bytes.as_ptr().wrapping_add(line * LINE));
         }
         let rest = bytes.part(whole * LINE, LINE);
+        self.line = Line([0; LINE]);
         self.filled = rest.copy_to(&mut self.line.0);
     }
 
@@ -65,7 +69,6 @@ impl Stream {
     #[inline]
     pub fn finish(mut self) {
         if self.filled > 0 {
-            self.line.0[self.filled..].fill(0);
             self.whole(self.line.0.as_ptr());
         }
     }
@@ -123,11 +126,13 @@ mod tests {
         fn what_is_streamed_in_parts_stands_there_whole_with_zeroes_up_to_the_line(
             parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
         ) {
-            let whole = parts.concat();
+            let words = [1, 2, 3, u64::MAX];
+            let mut whole = words.map(u64::to_le_bytes).concat();
+            whole.extend(parts.concat());
             let lines = whole.len().div_ceil(LINE);
             let mut memory: Vec<Line> = (0..=lines).map(|_| Line([0xaa; LINE])).collect();
             // SAFETY: aligned, and one line longer than what is put.
-            let mut stream = unsafe { Stream::to(memory.as_mut_ptr().cast()) };
+            let mut stream = unsafe { Stream::to(memory.as_mut_ptr().cast(), words) };
             for part in &parts {
                 stream.put(SharedBytes::from(part.as_slice()));
             }
