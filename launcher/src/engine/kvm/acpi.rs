@@ -29,8 +29,8 @@ use super::virtio::Placement;
 /// that kernels search (ACPI specification 6.5, 5.2.5.1).
 pub const TABLES: u64 = 0xe_0000;
 
-/// How long they may be, in bytes: up to 1 MiB.
-pub const TABLES_LIMIT: u64 = 0x2_0000;
+/// How long they may be, in bytes.
+pub const TABLES_LIMIT: u64 = power::RESET_VECTOR - TABLES;
 
 /// Who made them.
 const OEM: [u8; 6] = *b"LGUEST";

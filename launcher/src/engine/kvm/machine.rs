@@ -1,6 +1,7 @@
 //! The whole machine, put together: memory, KVM's part, devices on their buses, ACPI tables that
 //! tell of them. It can be started, and after a reset started again.
 
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -113,11 +114,15 @@ impl<'a> Machine<'a> {
             arguments,
         } = &self.software;
         let memory = self.vm.memory();
-        memory
-            .write_slice(&self.acpi, GuestAddress(acpi::TABLES))
-            .map_err(|error| {
-                KvmError::prepare("write ACPI tables")(std::io::Error::other(error))
-            })?;
+        let firmware = [
+            (acpi::TABLES, &*self.acpi),
+            (power::RESET_VECTOR, &power::RESET_CODE),
+        ];
+        for (address, bytes) in firmware {
+            memory
+                .write_slice(bytes, GuestAddress(address))
+                .map_err(|error| KvmError::prepare("write tables")(io::Error::other(error)))?;
+        }
         let start = boot::load(image, memory, plan.memory, arguments, acpi::TABLES)?;
         tables::write(memory, start.mode == Mode::Linux64)?;
         self.serial.reset();

@@ -41,6 +41,21 @@ pub const KEYBOARD: u16 = 0x64;
 /// See [`KEYBOARD`].
 const PULSE_RESET: u8 = 0xfe;
 
+/// Where a processor begins after a reset, as far as real mode reaches: a kernel that knows no other
+/// way to reset jumps there. Linux does so on a hardware-reduced machine without EFI.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
+
+/// What stands there, where a PC has its BIOS: [`PULSE_RESET`] to the [`KEYBOARD`].
+pub const RESET_CODE: [u8; 7] = [
+    0xb0,
+    PULSE_RESET, // mov al, PULSE_RESET
+    0xe6,
+    KEYBOARD as u8, // out KEYBOARD, al
+    0xf4,           // hlt
+    0xeb,
+    0xfd, // jmp to the hlt
+];
+
 /// How a machine's run ended.
 #[derive(Debug)]
 pub enum Ending {
