@@ -2,16 +2,19 @@
 //!
 //! | image, host | engine |
 //! |---|---|
-//! | an lguest guest that has no other start | `lguest` |
+//! | an lguest guest that has no other start, or no other devices (Linux 2.6.23) | `lguest` |
 //! | /dev/kvm opens, and the processor has vmx or svm | `kvm` |
 //! | `qemu-system-x86_64` is installed | `qemu` |
 
 use super::kvm::{self, Kvm, KvmError};
-use super::lguest::{Lguest, LguestError};
+use super::lguest::{Lguest, LguestError, boot};
 use super::qemu::{Qemu, QemuError};
 use super::{Engine, EngineChoice, EngineError, EngineName};
 use crate::error::Error;
 use crate::image::{Format, Image};
+
+/// The boot protocol of Linux 2.6.23. Later kernels have virtio drivers, whatever else they can be.
+const LGUEST_BOOT_PROTOCOL: u16 = 0x0206;
 
 /// Takes the engine for this image, and tells why, as the end of "because …".
 ///
@@ -28,7 +31,7 @@ pub fn choose(
         EngineChoice::Only(EngineName::Kvm) => Ok((Box::new(Kvm::open()?), WISH)),
         EngineChoice::Only(EngineName::Lguest) => Ok((Box::new(Lguest::default()), WISH)),
         EngineChoice::Auto if is_only_lguest(image) => {
-            let why = "the kernel is an lguest guest and starts in no other way";
+            let why = "the kernel is an lguest guest of the first kind, which no other engine has devices for";
             Ok((Box::new(Lguest::default()), why))
         }
         EngineChoice::Auto => hardware_or_emulation(),
@@ -60,9 +63,14 @@ fn hardware_or_emulation() -> Result<(Box<dyn Engine>, &'static str), Error> {
     }
 }
 
-/// An lguest guest that starts in no other way we know.
+/// An lguest guest that starts in no other way we know, or would find no devices if it did.
 fn is_only_lguest(image: &Image) -> bool {
-    matches!(&image.format, Format::Elf(elf) if elf.is_lguest && elf.pvh_entry.is_none())
+    match &image.format {
+        Format::Elf(elf) => elf.is_lguest && elf.pvh_entry.is_none(),
+        Format::BzImage(kernel) => {
+            kernel.version <= LGUEST_BOOT_PROTOCOL && boot::bzimage::has_tag(&image.kernel)
+        }
+    }
 }
 
 impl From<QemuError> for Error {

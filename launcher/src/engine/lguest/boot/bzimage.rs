@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use flate2::read::GzDecoder;
 
+use super::tag::TAG;
 use super::{BootError, Kernel, scan};
 use crate::engine::lguest::memory::{GuestMemory, OutOfBounds};
 use crate::image::ImageFile;
@@ -21,6 +22,9 @@ const UNIX: u8 = 3;
 
 /// How much is read in one go, in bytes.
 const STEP: usize = 1 << 16;
+
+/// More than a kernel of that time has unpacked, in bytes.
+const LARGEST: u64 = 256 << 20;
 
 /// `mov moffs, %eax`: the four bytes behind it are an address.
 const LOAD_EAX: u8 = 0xa1;
@@ -65,6 +69,26 @@ pub(super) fn load(
         end,
         page_offset,
     })
+}
+
+/// Whether there is a kernel packed in the file that can be an lguest guest. What can't be unpacked is none.
+pub fn has_tag(kernel: &ImageFile) -> bool {
+    let Ok(Some(at)) = find_gzip(kernel) else {
+        return false;
+    };
+    let mut packed = GzDecoder::new(From { kernel, at }).take(LARGEST);
+    let mut bytes = vec![0; STEP + TAG.len() - 1];
+    // The end of what was seen before: the tag may begin in it.
+    let mut kept = 0;
+    while let Ok(count @ 1..) = packed.read(&mut bytes[kept..]) {
+        let have = kept + count;
+        if bytes[..have].windows(TAG.len()).any(|window| window == TAG) {
+            return true;
+        }
+        kept = have.min(TAG.len() - 1);
+        bytes.copy_within(have - kept..have, 0);
+    }
+    false
 }
 
 /// A file from some place on.

@@ -147,6 +147,17 @@ fn a_packed_kernel_is_unpacked_and_tells_its_page_offset() {
 }
 
 #[test]
+fn a_packed_guest_is_known_by_its_tag_wherever_it_is() {
+    for at in [0, 65_530, 65_536, 65_540, 200_000] {
+        let mut kernel = vec![0; at];
+        assert!(!bzimage::has_tag(&bz_image(&kernel)));
+        kernel.extend(tag::TAG);
+        assert!(bzimage::has_tag(&bz_image(&kernel)), "{at}");
+    }
+    assert!(!bzimage::has_tag(&file_of(tag::TAG)));
+}
+
+#[test]
 fn each_bad_image_has_a_sentence_of_its_own() {
     let but = |change: fn(&mut Segment)| {
         let mut segment = SEGMENT;
