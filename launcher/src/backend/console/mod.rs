@@ -38,6 +38,9 @@ use words::GuestWords;
 /// How often a wait for a slow stdout looks for a signal.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long a stdout may still take after that, in case it is only slow.
+const LAST: Duration = Duration::from_millis(500);
+
 /// A running console.
 #[derive(Debug)]
 pub struct Console {
@@ -75,13 +78,15 @@ impl Console {
         Ok((Self { hearing, printed }, far))
     }
 
-    /// Waits until all the guest ever printed is where it belongs, puts the terminal back, and tells what
-    /// was heard. Call it when the guest's end is closed.
+    /// Waits until all the guest ever printed is where it belongs, puts the terminal back, and tells
+    /// what was heard. Call it when the guest's end is closed.
     ///
     /// A stdout that takes nothing makes this wait; a request to stop ends that.
     pub fn finish(self, stop: &StopRequests) -> GuestWords {
         while let Err(RecvTimeoutError::Timeout) = self.printed.recv_timeout(LOOK) {
             if stop.take().is_some() {
+                // It may be an old one, from before the guest's end.
+                let _ = self.printed.recv_timeout(LAST);
                 break;
             }
         }
