@@ -165,7 +165,7 @@ fn live(options: &Options, signals: Signals, status: &Status) -> Result<GuestEnd
     let window = (life.console == ConsolePlan::Stdio).then(|| size.clone());
     signals.watch(&stop, life.grace, window)?;
     let place = Place::open(&life.console)?;
-    let devices = backend::open(plan, engine.guest_writes_address())?;
+    let devices = backend::open(plan, engine.interfaces(plan))?;
     if let Some(name) = place.name() {
         print(&format!("{name}\n"))?;
     }

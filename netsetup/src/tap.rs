@@ -129,6 +129,24 @@ impl Tap {
     }
 }
 
+impl Tap {
+    /// Has frames come out of queue number `queue` from now on, or of the others alone. The kernel
+    /// spreads flows over the queues that are attached, which all are when the tap is opened.
+    ///
+    /// # Errors
+    /// There is no such queue, the tap has only one, or that is how it is already.
+    pub fn set_attached(&self, queue: usize, attached: bool) -> Result<()> {
+        let operation = || {
+            let verb = if attached { "attach" } else { "detach" };
+            format!("{verb} queue {queue} of {}", self.name)
+        };
+        let file = self.queues.get(queue).ok_or_else(|| {
+            Error::contradiction(operation(), format!("it has {} queues", self.queues.len()))
+        })?;
+        tun::set_queue(file, attached).map_err(|errno| Error::system(operation(), errno))
+    }
+}
+
 impl NetSetup {
     /// Opens a tap and sets it up as planned. If any step fails, nothing of it stays.
     ///

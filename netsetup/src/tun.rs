@@ -46,6 +46,11 @@ mod ioctl {
     );
     nix::ioctl_readwrite_bad!(siocgifhwaddr, nix::libc::SIOCGIFHWADDR, ifreq);
     nix::ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, c_int);
+    nix::ioctl_write_ptr_bad!(
+        tunsetqueue,
+        nix::request_code_write!(b'T', 217, size_of::<c_int>()),
+        ifreq
+    );
 }
 
 /// What a tap's reader can cope with, told to the kernel (`TUNSETOFFLOAD`, `TUN_F_*`): the kernel
@@ -248,6 +253,21 @@ pub(crate) fn set_owner(queue: impl AsFd, uid: u32) -> Result<(), Errno> {
 pub(crate) fn set_group(queue: impl AsFd, gid: u32) -> Result<(), Errno> {
     // SAFETY: TUNSETGROUP takes its argument by value; the descriptor is open.
     unsafe { ioctl::tunsetgroup(queue.as_fd().as_raw_fd(), gid.into()) }.map(drop)
+}
+
+/// Has frames come out of this queue of a tap with several, or none.
+pub(crate) fn set_queue(queue: impl AsFd, attached: bool) -> Result<(), Errno> {
+    // SAFETY: `ifreq` is plain data, for which all zeroes is a valid (empty) value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let flag = if attached {
+        libc::IFF_ATTACH_QUEUE
+    } else {
+        libc::IFF_DETACH_QUEUE
+    };
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flag).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: TUNSETQUEUE reads a whole `ifreq` through the pointer, which outlives the call (its
+    // number claims an `int`, by historical accident).
+    unsafe { ioctl::tunsetqueue(queue.as_fd().as_raw_fd(), &raw const request) }.map(drop)
 }
 
 /// Tells the kernel what the tap's reader copes with.

@@ -11,7 +11,7 @@ pub mod console;
 pub mod net;
 
 use block::Disk;
-use net::NetDevice;
+use net::{Interfaces, NetDevice};
 
 use crate::error::Error;
 use crate::plan::GuestPlan;
@@ -26,12 +26,12 @@ pub enum Device {
     Block(Disk),
 }
 
-/// Opens all devices of a plan. What was opened before one that fails is closed again, which is
+/// Opens all devices of a plan, for an engine whose guests have such network interfaces. What was opened before one that fails is closed again, which is
 /// all it takes to undo it.
 ///
 /// # Errors
 /// The first device that can't be had.
-pub fn open(plan: &GuestPlan, guest_writes_address: bool) -> Result<Vec<Device>, Error> {
+pub fn open(plan: &GuestPlan, interfaces: Interfaces) -> Result<Vec<Device>, Error> {
     let mut order: Vec<(usize, &DevicePlan)> = plan.devices.iter().enumerate().collect();
     order.sort_by_key(|(_, device)| match device {
         DevicePlan::Block(_) => 0,
@@ -47,7 +47,7 @@ pub fn open(plan: &GuestPlan, guest_writes_address: bool) -> Result<Vec<Device>,
             DevicePlan::Block(disk) => Device::Block(Disk::open(disk)?),
             DevicePlan::Net(net) => {
                 let number = interface_number(plan, place);
-                Device::Net(NetDevice::open(net, number, guest_writes_address)?)
+                Device::Net(NetDevice::open(net, number, interfaces)?)
             }
         };
         opened.push((place, device));

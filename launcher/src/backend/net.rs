@@ -31,13 +31,30 @@ pub enum Link {
     Tap(Tap),
 }
 
+/// What an engine makes of its guests' interfaces.
+#[derive(Debug, Clone, Copy)]
+pub struct Interfaces {
+    /// On a sharenet it is the guest that says where it is, on the peers page, not the port.
+    pub guest_writes_address: bool,
+    /// How many queues the guest may use, each way.
+    pub queues: u16,
+}
+
+impl Default for Interfaces {
+    fn default() -> Self {
+        Self {
+            guest_writes_address: false,
+            queues: 1,
+        }
+    }
+}
+
 impl NetDevice {
-    /// Plugs in interface number `number` of the guest. `guest_writes_address`: on a sharenet it is the
-    /// guest that says where it is, not the port.
+    /// Plugs in interface number `number` of the guest.
     ///
     /// # Errors
     /// The sharenet can't be joined or made, the tap not made or not attached.
-    pub fn open(plan: &NetPlan, number: usize, guest_writes_address: bool) -> Result<Self, Error> {
+    pub fn open(plan: &NetPlan, number: usize, interfaces: Interfaces) -> Result<Self, Error> {
         let mac = match plan.mac {
             Some(mac) => mac,
             None => netsetup::random_mac()?,
@@ -50,7 +67,7 @@ impl NetDevice {
                 let port = segment.port(PortOptions {
                     mac: Some(mac),
                     slot: *slot,
-                    guest_writes_address,
+                    guest_writes_address: interfaces.guest_writes_address,
                     name: format!("eth{number}"),
                     ..Default::default()
                 })?;
@@ -68,6 +85,7 @@ impl NetDevice {
                     up: true,
                     ..Default::default()
                 },
+                interfaces,
             ),
             Wire::Bridge(bridge) => Self::tap(
                 mac,
@@ -76,15 +94,17 @@ impl NetDevice {
                     up: true,
                     ..Default::default()
                 },
+                interfaces,
             ),
         }
     }
 
-    fn tap(mac: MacAddr, plan: TapPlan) -> Result<Self, Error> {
+    fn tap(mac: MacAddr, plan: TapPlan, interfaces: Interfaces) -> Result<Self, Error> {
         let net = NetSetup::new()?;
         let tap = net.setup_tap(&TapPlan {
             tap: TapOptions {
                 vnet_hdr: true,
+                queues: interfaces.queues,
                 ..plan.tap
             },
             ..plan

@@ -28,6 +28,7 @@ pub use auto::choose;
 
 use crate::backend::Device;
 use crate::backend::console::size::ConsoleSize;
+use crate::backend::net::Interfaces;
 use crate::end::GuestEnd;
 use crate::error::Error;
 use crate::image::Image;
@@ -44,10 +45,10 @@ pub trait Engine {
     /// when it panics.
     fn default_arguments(&self) -> &'static [(&'static str, &'static str)];
 
-    /// Whether its guests write the addresses of their network interfaces to the peers page of a sharenet
-    /// themselves, so that ports must not.
-    fn guest_writes_address(&self) -> bool {
-        false
+    /// What its guests' network interfaces are like.
+    fn interfaces(&self, plan: &GuestPlan) -> Interfaces {
+        let _ = plan;
+        Interfaces::default()
     }
 
     /// Refuses what it can't run, before anything is made: an image, devices, processors that are

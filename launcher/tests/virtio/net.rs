@@ -20,8 +20,8 @@ crate::tests!(
 );
 
 pub const MERGEABLE: u64 = 1 << 15;
-const CONTROL: u64 = 1 << 17;
-const MULTI_QUEUE: u64 = 1 << 22;
+pub const CONTROL: u64 = 1 << 17;
+pub const MULTI_QUEUE: u64 = 1 << 22;
 
 pub const RECEIVE: usize = 0;
 pub const TRANSMIT: usize = 1;
@@ -153,7 +153,7 @@ fn a_large_frame_is_merged_from_several_buffers() {
 }
 
 /// Asks for so many pairs over queue number `queue`; gives the answer.
-fn ask_for_pairs(driver: &Driver, queue: usize, pairs: u16) -> u8 {
+pub fn ask_for_pairs(driver: &Driver, queue: usize, pairs: u16) -> u8 {
     let [low, high] = pairs.to_le_bytes();
     let at = driver.put(&[4, 0, low, high]);
     let answer = driver.put(&[0xee]);

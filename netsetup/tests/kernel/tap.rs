@@ -231,6 +231,19 @@ fn several_queues_are_one_interface(lab: &Lab) {
         (&true.into(), &3.into()),
         "{data}"
     );
+    let counts = || {
+        let data = &show("many")["linkinfo"]["info_data"];
+        (data["numqueues"].clone(), data["numdisabled"].clone())
+    };
+    tap.set_attached(1, false).unwrap();
+    assert_eq!(counts(), (2.into(), 1.into()));
+    tap.set_attached(1, true).unwrap();
+    assert_eq!(counts(), (3.into(), 0.into()));
+    says(
+        &tap.set_attached(1, true).unwrap_err(),
+        &["queue 1 of many"],
+    );
+    says(&tap.set_attached(3, false).unwrap_err(), &["3 queues"]);
 }
 
 fn descriptors_close_on_exec_and_block_as_asked(lab: &Lab) {

@@ -38,11 +38,13 @@ pub use error::KvmError;
 
 use super::{Engine, EngineName, Guest};
 use crate::backend;
+use crate::backend::net::Interfaces;
 use crate::end::GuestEnd;
 use crate::error::Error;
 use crate::image::Image;
 use crate::plan::GuestPlan;
 use machine::{Machine, Software};
+use virtio::net;
 use virtio::parts::{MAX_DEVICES, OWN_DEVICES};
 
 /// KVM, opened.
@@ -68,6 +70,14 @@ impl Engine for Kvm {
     /// machine at once, which ends the guest.
     fn default_arguments(&self) -> &'static [(&'static str, &'static str)] {
         &[("console", "ttyS0"), ("panic", "-1")]
+    }
+
+    /// One queue, each way, for each processor.
+    fn interfaces(&self, plan: &GuestPlan) -> Interfaces {
+        Interfaces {
+            queues: net::pairs(plan.cpus.get().into()) as u16,
+            ..Interfaces::default()
+        }
     }
 
     fn check(&self, plan: &GuestPlan, image: &Image) -> Result<(), Error> {

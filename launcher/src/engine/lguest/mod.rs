@@ -32,7 +32,7 @@ use lgswitch::MacAddr;
 
 use super::{Engine, EngineName, Guest};
 use crate::backend::Device;
-use crate::backend::net::{Link, NetDevice};
+use crate::backend::net::{Interfaces, Link, NetDevice};
 use crate::end::GuestEnd;
 use crate::error::{Error, reason};
 use crate::image::Image;
@@ -120,8 +120,11 @@ impl Engine for Lguest {
         &[]
     }
 
-    fn guest_writes_address(&self) -> bool {
-        true
+    fn interfaces(&self, _: &GuestPlan) -> Interfaces {
+        Interfaces {
+            guest_writes_address: true,
+            ..Interfaces::default()
+        }
     }
 
     fn check(&self, plan: &GuestPlan, image: &Image) -> Result<(), Error> {

@@ -36,6 +36,11 @@ const ENTRIES: u16 = 512;
 /// Entries of the control queue, which has one request at a time.
 const CONTROL_ENTRIES: u16 = 16;
 
+/// How many pairs of queues the card of a guest with so many processors has.
+pub fn pairs(cpus: usize) -> usize {
+    cpus.clamp(1, MAX_PAIRS)
+}
+
 /// Makes the card, number `number` of a guest with this memory and `cpus` processors.
 ///
 /// # Errors
@@ -46,7 +51,7 @@ pub fn device(
     cpus: usize,
     memory: &GuestMemoryMmap,
 ) -> io::Result<Device> {
-    let pairs = cpus.clamp(1, MAX_PAIRS);
+    let pairs = pairs(cpus);
     match net.link {
         Link::Sharenet(port) => {
             let offered = features::offered(pairs);

@@ -56,6 +56,8 @@ pub struct Wire {
     uso: bool,
     /// The kernel's own pumps.
     vhost: Option<Vhost>,
+    /// Queues of the tap out of which frames come: the first ones.
+    attached: usize,
 }
 
 impl Wire {
@@ -83,7 +85,13 @@ impl Wire {
                 None
             }
         };
-        let wire = Self { tap, uso, vhost };
+        let mut wire = Self {
+            attached: tap.queues.len(),
+            tap,
+            uso,
+            vhost,
+        };
+        wire.use_pairs(1)?;
         wire.set_offloads(TapOffloads::NONE)?;
         Ok(wire)
     }
@@ -94,6 +102,19 @@ impl Wire {
             | 1 << VIRTIO_NET_F_GUEST_USO6
             | 1 << VIRTIO_NET_F_HOST_USO;
         if self.uso { u64::MAX } else { !USO }
+    }
+
+    /// Frames come out of this many of the tap's queues.
+    fn use_pairs(&mut self, pairs: usize) -> io::Result<()> {
+        for queue in 0..self.tap.queues.len() {
+            let (was, is) = (queue < self.attached, queue < pairs);
+            if was != is {
+                let done = self.tap.set_attached(queue, is);
+                done.map_err(io::Error::other)?;
+            }
+        }
+        self.attached = pairs;
+        Ok(())
     }
 
     fn set_offloads(&self, offloads: TapOffloads) -> io::Result<()> {
@@ -200,8 +221,10 @@ impl Card {
                 && let Some(control) = &mut self.control
             {
                 control.serve(&self.orders.shared, &mut self.guest)?;
+                let pairs = self.guest.enabled_pairs();
+                self.wire.use_pairs(pairs)?;
                 if let Some(vhost) = &self.wire.vhost {
-                    vhost.enable(self.guest.enabled_pairs())?;
+                    vhost.enable(pairs)?;
                 }
             }
             if is_ready(TROUBLE) {
@@ -269,6 +292,7 @@ impl Card {
         self.receivers.iter_mut().for_each(Receiver::forget);
         // What it can't do it has told before.
         let _ = self.wire.agree(0);
+        let _ = self.wire.use_pairs(1);
     }
 
     /// Takes turns until there is nothing to do, or it is time to look at the orders. `true`: all is
