@@ -513,14 +513,47 @@ fn a_missing_qemu_is_told_with_its_package() {
 }
 
 #[test]
-fn an_lguest_guest_is_recognised_and_told_of_its_engine() {
+fn an_lguest_guest_is_recognised_and_dies_with_its_reason() {
+    let bench = Bench::new();
+    // Its first instruction writes to address 0, which nothing is mapped to and nobody handles.
+    bench.file("vmlinux", &lguest_elf());
+    let reason = "The guest died: unhandled trap 14 at 0xc0100061";
+    bench.refuses(&["64", "vmlinux"], 1, &[reason]);
+    bench.refuses(&["--engine=lguest", "64", "vmlinux"], 1, &[reason]);
+}
+
+#[test]
+fn what_cannot_be_an_lguest_guest_is_refused_before_anything_is_made() {
     let bench = Bench::new();
     bench.file("vmlinux", &lguest_elf());
+    let mut untagged = lguest_elf();
+    untagged[84] = b'g';
+    bench.file("untagged", &untagged);
+    bench.file("stock", &elf64(4096));
+    let many = vec!["--sharenet=lan0"; 16];
+    let long = "x".repeat(2048);
+    let refused: [(&[&str], &[&str]); 7] = [
+        (&["64", "untagged"], &["untagged", "no GenuineLguest"]),
+        (&["64", "stock"], &["stock", "64 bits"]),
+        (&["64", "kernel"], &["kernel", "no gzip header"]),
+        (&["--cpus=2", "64", "vmlinux"], &["one processor"]),
+        (
+            &["--sharenet=lan0,mac=02:00:00:00:00:07", "64", "vmlinux"],
+            &["makes its own"],
+        ),
+        (&["64", "vmlinux", &long], &["2048 bytes"]),
+        (&["1", "vmlinux"], &["1 MiB"]),
+    ];
+    for (words, named) in refused {
+        let words = [&["--engine=lguest", "--sharenet=lan0"], words].concat();
+        bench.refuses(&words, 1, named);
+    }
     bench.refuses(
-        &["64", "vmlinux"],
+        &[&many[..], &["64", "vmlinux"]].concat(),
         1,
-        &["vmlinux", "lguest", "not built yet"],
+        &["16 devices", "17"],
     );
+    assert_eq!(fs::read_dir(bench.path("sharenets")).unwrap().count(), 0);
 }
 
 #[test]
