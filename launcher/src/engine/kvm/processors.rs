@@ -18,6 +18,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use super::KvmError;
 use super::machine::Board;
 use super::power::{Ending, Power};
+use super::seccomp;
 
 /// The signal that fetches a processor out of the guest.
 const KICK: Signal = Signal::SIGUSR1;
@@ -63,6 +64,7 @@ impl Processors {
                 .name(format!("cpu {number}"))
                 .spawn(move || {
                     let _guard = EndOnPanic(&board.power);
+                    seccomp::confine();
                     work(cpu, number, &board);
                 })
                 .map_err(KvmError::prepare("start a processor's thread"))?;

@@ -31,6 +31,7 @@ use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd as vmm;
 
 use super::bus::MmioDevice;
+use super::seccomp;
 use super::virtio::console::Handover;
 
 /// Its first port, the first serial port's of a PC.
@@ -101,6 +102,7 @@ impl SerialPort {
         let printed = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let (mut paper, done) = (console.try_clone()?, Arc::clone(&printed));
         let print = move || {
+            seccomp::confine();
             outbox.empty_into(&mut paper);
             // Once is never too often.
             let _ = done.write(1);
@@ -111,7 +113,10 @@ impl SerialPort {
         let (typed, port) = (console.try_clone()?, Arc::clone(&registers));
         let input = thread::Builder::new()
             .name("serial input".into())
-            .spawn(move || port.take_in(&typed, &handover))?;
+            .spawn(move || {
+                seccomp::confine();
+                port.take_in(&typed, &handover);
+            })?;
         Ok(Self {
             registers,
             console,

@@ -16,6 +16,7 @@ use super::super::description::Description;
 use super::super::device::{Device, Driver, Order, Orders};
 use super::control::Control;
 use super::set_up;
+use crate::engine::kvm::seccomp;
 
 /// Makes the card on `port`.
 ///
@@ -67,6 +68,7 @@ impl Registers {
 
     /// The card's life: one driver after another, until the guest has ended.
     fn live(&mut self, card: &mut Card, remote: &Remote) {
+        seccomp::confine();
         while let Err(end) = card.converse(self, remote) {
             tracing::debug!("{:?}: {end}", std::thread::current().name());
             self.forget_control();

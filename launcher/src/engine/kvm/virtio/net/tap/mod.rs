@@ -33,6 +33,7 @@ use super::super::device::{Device, Driver, Order, Orders};
 use super::super::worker::joined_when_dropped;
 use super::control::Control;
 use super::set_up;
+use crate::engine::kvm::seccomp;
 use receive::Receiver;
 use vhost::Vhost;
 
@@ -189,6 +190,7 @@ enum End {
 
 impl Card {
     fn live(mut self) {
+        seccomp::confine();
         loop {
             match self.serve() {
                 Ok(()) => return,
