@@ -71,20 +71,16 @@ shifts! {
     Rcl |flags, a, count| {
         let count = count % (T::BITS + 1);
         let result = rotated_through_carry::<T>(flags.cf(), a, count);
-        if count != 0 {
-            let cf = result >> T::BITS & 1 != 0;
-            flags.set_carry_overflow(cf, top::<T>(result as u32) != cf);
-        }
+        let cf = result >> T::BITS & 1 != 0;
+        flags.set_carry_overflow(cf, top::<T>(result as u32) != cf);
         result as u32
     };
     Rcr |flags, a, count| {
         let count = count % (T::BITS + 1);
         let result = rotated_through_carry::<T>(flags.cf(), a, T::BITS + 1 - count);
-        if count != 0 {
-            let cf = result >> T::BITS & 1 != 0;
-            let low = result as u32;
-            flags.set_carry_overflow(cf, top::<T>(low ^ low << 1));
-        }
+        let cf = result >> T::BITS & 1 != 0;
+        let low = result as u32;
+        flags.set_carry_overflow(cf, top::<T>(low ^ low << 1));
         result as u32
     };
 }
