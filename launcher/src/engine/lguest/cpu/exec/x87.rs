@@ -293,7 +293,6 @@ fn compared(core: &mut Core, op: &Op, order: Order) {
     if op.imm & FLAGS != 0 {
         let flags = pick(zf, ZF) | pick(pf, PF) | pick(cf, CF);
         core.flags.set_arithmetic(flags);
-        core.fpu.set_condition(C1, 0);
     } else {
         let codes = pick(zf, C3.into()) | pick(pf, C2.into()) | pick(cf, C0.into());
         core.fpu.set_condition(C0 | C1 | C2 | C3, codes as u16);
@@ -305,6 +304,7 @@ fn compare_with(core: &mut Core, op: &Op, b: Option<Extended>, mut env: Environm
         || b.is_none()
         || op.imm & FROM_REGISTER != 0 && core.fpu.is_empty(op.other);
     if empty {
+        core.fpu.set_condition(C1, 0);
         if core.fpu.note(IE | SF) {
             compared(core, op, Order::Unordered);
             pops(core, op);
@@ -359,10 +359,21 @@ pub(in super::super) fn test(core: &mut Core, _: &GuestMemory, op: &Op) -> Step 
 /// `fld` of a register.
 pub(in super::super) fn load_register(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
     begin(core, op)?;
+    let empty = core.fpu.is_empty(op.reg);
     if let Some(value) = core.fpu.read(op.reg) {
-        core.fpu.push(value);
+        push(core, value, empty);
     }
     Ok(())
+}
+
+/// Pushes; after an underflow nobody looks for an overflow as well.
+fn push(core: &mut Core, value: Extended, underflow: bool) {
+    if underflow {
+        core.fpu.rotate(7);
+        core.fpu.write(0, INDEFINITE);
+    } else {
+        core.fpu.push(value);
+    }
 }
 
 /// `fst` to a register.
@@ -391,7 +402,6 @@ pub(in super::super) fn exchange(core: &mut Core, _: &GuestMemory, op: &Op) -> S
 /// `fcmovcc`.
 pub(in super::super) fn move_if<C: Condition>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
     begin(core, op)?;
-    core.fpu.set_condition(C1, 0);
     let empty = core.fpu.is_empty(0) || core.fpu.is_empty(op.other);
     let (Some(_), Some(value)) = (core.fpu.read(0), core.fpu.read(op.other)) else {
         return Ok(());
@@ -474,13 +484,18 @@ pub(in super::super) fn function(core: &mut Core, _: &GuestMemory, op: &Op) -> S
     } else {
         a
     };
-    let (a, b) = if empty {
-        (INDEFINITE, INDEFINITE)
-    } else {
-        (a, b)
-    };
+    if matches!(op.imm, XTRACT | SINCOS | PTAN) && !core.fpu.is_empty(7) && !empty {
+        // There is no room for the second result: neither is one.
+        core.fpu.set_condition(C1, C1);
+        return if core.fpu.note(IE | SF) {
+            underflown(core, op.imm)
+        } else {
+            Ok(())
+        };
+    }
     let mut env = core.fpu.environment();
     match op.imm {
+        _ if empty => underflown(core, op.imm),
         CHS => return replace(core, a.negated(), &env),
         ABS => return replace(core, a.absolute(), &env),
         SQRT => {
@@ -506,7 +521,10 @@ pub(in super::super) fn function(core: &mut Core, _: &GuestMemory, op: &Op) -> S
             };
             let step = replace(core, found.value, &env);
             let codes = bit(0, C1) | bit(1, C3) | bit(2, C0) | if found.partial { C2 } else { 0 };
-            core.fpu.set_condition(C0 | C1 | C2 | C3, codes);
+            // Without a quotient its bits stay what they were.
+            let none = matches!(found.value.class(), Class::Nan { .. });
+            let mask = if none { C1 | C2 } else { C0 | C1 | C2 | C3 };
+            core.fpu.set_condition(mask, codes);
             step
         }
         XTRACT => {
@@ -527,6 +545,27 @@ pub(in super::super) fn function(core: &mut Core, _: &GuestMemory, op: &Op) -> S
         }
         _ => trigonometric(core, op.imm, a, env),
     }
+}
+
+/// The result of what found an empty register, which is noted already.
+fn underflown(core: &mut Core, which: u32) -> Step {
+    match which {
+        PATAN | YL2X | YL2XP1 => {
+            core.fpu.write(1, INDEFINITE);
+            core.fpu.pop();
+        }
+        XTRACT | SINCOS | PTAN => {
+            core.fpu.write(0, INDEFINITE);
+            push(core, INDEFINITE, true);
+        }
+        _ => {
+            if matches!(which, PREM | PREM1) {
+                core.fpu.set_condition(C2, 0);
+            }
+            core.fpu.write(0, INDEFINITE);
+        }
+    }
+    Ok(())
 }
 
 fn trigonometric(core: &mut Core, which: u32, a: Extended, mut env: Environment) -> Step {
