@@ -27,8 +27,9 @@ use super::worker::{self, Source, Work};
 const F_SIZE: u32 = 0;
 /// Bytes of `columns` and `rows`, the configuration's first two fields.
 const CONFIG: usize = 4;
-/// Bytes moved at a time.
+/// Bytes moved at a time, and before others get their turn.
 const PIECE: usize = 4096;
+const BURST: usize = 1 << 20;
 /// The queues of the only port (5.3.2).
 const INPUT: usize = 0;
 const OUTPUT: usize = 1;
@@ -118,11 +119,12 @@ pub fn size(columns: u16, rows: u16) -> [u8; CONFIG] {
 }
 
 impl Console {
-    /// Prints a request; `false` if the stream does not take all of it now. One that is closed takes
-    /// everything.
+    /// Prints a request; `false` if the stream does not take all of it now, or there is a lot of it.
+    /// One that is closed takes everything.
     fn print(&mut self, text: &mut Buffers<'_>) -> bool {
         let mut printed = self.printed.take().unwrap_or(0);
         text.take(printed);
+        let end = printed.saturating_add(BURST);
         let mut piece = [0; PIECE];
         loop {
             let mut ahead = text.clone();
@@ -136,13 +138,15 @@ impl Console {
                     printed += sent;
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    self.printed = Some(printed);
-                    return false;
-                }
+                Err(Errno::EAGAIN) => break,
                 Err(_) => return true,
             }
+            if printed >= end {
+                break;
+            }
         }
+        self.printed = Some(printed);
+        false
     }
 
     /// Reads what was typed into a request; none if nothing was.

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use virtio_queue::Queue;
@@ -57,6 +58,16 @@ pub struct Shared {
     pub interrupt: Interrupt,
     /// What the driver kicks, for each queue.
     pub kicks: Vec<EventFd>,
+    /// There is an order that was not heard yet.
+    ordered: AtomicBool,
+}
+
+impl Shared {
+    /// Whether the thread is to look for orders before it does more requests: a driver may ask for
+    /// work for minutes, and nobody shall wait that long for the guest's end.
+    pub fn is_ordered(&self) -> bool {
+        self.ordered.load(Ordering::Relaxed)
+    }
 }
 
 /// The thread's end of the line.
@@ -94,6 +105,7 @@ impl Device {
             kicks: kicks.collect::<io::Result<_>>()?,
             interrupt: Interrupt::new()?,
             description,
+            ordered: AtomicBool::new(false),
         });
         let (sender, receiver) = channel();
         let bell = event()?;
@@ -111,6 +123,7 @@ impl Device {
     }
 
     fn give(&self, order: Order) {
+        self.shared.ordered.store(true, Ordering::Relaxed);
         // A thread that is gone has panicked, and has told so; its device does nothing any more.
         if self.orders.send(order).is_ok() {
             let _ = self.bell.write(1);
@@ -156,6 +169,7 @@ impl Orders {
         use std::sync::mpsc::TryRecvError;
         // Read before looking: who gives an order rings afterwards.
         let _ = self.bell.read();
+        self.shared.ordered.store(false, Ordering::Relaxed);
         match self.orders.try_recv() {
             Ok(order) => Some(order),
             Err(TryRecvError::Empty) => None,

@@ -40,8 +40,9 @@ impl Vring {
         self.memory.clone()
     }
 
-    /// Has `each` do the requests there are, but not more than the queue has room for: true if there
-    /// may be more, and this is to be called again. Else the guest kicks when there are.
+    /// Has `each` do the requests there are, but not more than the queue has room for, and none when
+    /// the thread has orders: true if there may be more, and this is to be called again. Else the guest
+    /// kicks when there are.
     ///
     /// # Errors
     /// The driver broke the rules; the queue is not to be touched any more.
@@ -52,6 +53,9 @@ impl Vring {
         let memory = &self.memory;
         self.queue.disable_notification(memory)?;
         for _ in 0..self.queue.size() {
+            if self.shared.is_ordered() {
+                return Ok(true);
+            }
             let Some(chain) = self.queue.iter(memory)?.next() else {
                 // Those that came while nobody kicked.
                 return Ok(self.queue.enable_notification(memory)?);
