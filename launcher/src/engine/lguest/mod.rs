@@ -12,7 +12,8 @@
 //! 3. [`bus`]: a page of descriptors tells the guest what devices there are. [`dma`]: how they hand each
 //!    other bytes. [`devices`]: what each does.
 //! 4. [`host`]: who runs it, behind a seam as narrow as `/dev/lguest` was. [`host::inprocess`] is all that the
-//!    kernel module did, over [`cpu`], a processor in software. [`host::dev_lguest`] is the module itself.
+//!    kernel module did, over [`cpu`], a processor in software. [`host::dev_lguest`] speaks with the module
+//!    itself, and says why no engine chooses it yet.
 //! 5. [`session`]: one thread, one loop, to the end. [`inputs`]: what wakes it.
 
 pub mod boot;
@@ -150,6 +151,7 @@ impl Engine for Lguest {
             None => id_by_wire(&guest.devices),
         };
         let ram = guest.plan.memory.bytes() as u32;
+        lock_disks(&guest.devices)?;
         map_peers_pages(&mut memory, ram, &guest.devices)?;
         let inputs = Inputs::new().map_err(LguestError::system("make an epoll descriptor"))?;
         let failed = LguestError::system("wait for requests to stop");
@@ -233,6 +235,16 @@ fn id_by_wire(devices: &[Device]) -> u16 {
         }
     });
     ids.clone().next().unwrap_or(0)
+}
+
+/// Makes sure that no disk is written by two guests.
+fn lock_disks(devices: &[Device]) -> Result<(), Error> {
+    for device in devices {
+        if let Device::Block(disk) = device {
+            disk.lock()?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts the peers page of each sharenet where the guest will look for its interface's page.

@@ -6,7 +6,9 @@
 //! virtqueues instead of DMA. There the guest's physical addresses are the launcher's own addresses, so the
 //! guest's memory must be mapped from address 0 on (`vm.mmap_min_addr` must allow it), and the launcher must sit
 //! above it. Such a host was **not** at hand: what is here was tried against a stand-in that answers as the
-//! module does, by the conversation it held. On any other host [`inprocess`](super::inprocess) takes its place.
+//! module does, by the conversation it held. And since a mapping at address 0 is what
+//! [`GuestMemory`] can't be (Rust has no pointer to there but null), the engine does not choose this
+//! host yet: [`inprocess`](super::inprocess) takes its place everywhere.
 //!
 //! # The conversation
 //!
