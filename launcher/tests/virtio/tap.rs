@@ -115,6 +115,7 @@ fn next_datagram(driver: &Driver, mut place: u16, rooms: impl Fn(u16) -> u64) ->
         // Linux's vhost-net says nothing where it can be but one.
         for _ in 0..count.max(1) {
             let (_, len) = driver.used(RECEIVE, place);
+            assert_ne!(len, 0, "a buffer for nothing");
             bytes.extend(driver.get(rooms(place), len as usize));
             place += 1;
         }
