@@ -25,6 +25,11 @@ use crate::segment::Segment;
 use crate::slot::SlotIndex;
 use crate::sync::fence;
 
+/// The part of a log that a writer reserves at once, ahead of what it writes: all readers look at the line
+/// where that stands, so it is not stored to for each frame. One that is so much less than a lap behind
+/// takes itself for lapped.
+const RESERVED_AHEAD: u64 = 64;
+
 /// The writing end: one a port.
 #[derive(Debug)]
 pub struct LogWriter {
@@ -35,6 +40,8 @@ pub struct LogWriter {
     head: u64,
     published: u64,
     reserved: u64,
+    /// Bytes reserved at once.
+    step: u64,
     frames: u64,
     populated: Populated,
 }
@@ -66,12 +73,14 @@ impl LogWriter {
             head,
             published: head,
             reserved,
+            step: (geometry.log_bytes() / RESERVED_AHEAD) & !(record::ALIGN - 1),
             frames: word(FLOOD_FRAMES),
             populated: Populated::from(head, shape),
         }
     }
 
     /// Writes a frame, unpublished.
+    #[inline(never)]
     pub fn write(
         &mut self,
         segment: &Segment,
@@ -98,10 +107,12 @@ impl LogWriter {
         self.populated
             .ensure(map, segment, self.offset, self.shape, end)
             .map_err(|_| Refused::NoMemory)?;
-        self.reserved = self.reserved.max(end);
-        let reserved = segment.control().word64(self.slot + FLOOD_RESERVED);
-        reserved.store(self.reserved, Ordering::Relaxed);
-        fence(Ordering::Release);
+        if self.reserved < end {
+            self.reserved = end + self.step;
+            let reserved = segment.control().word64(self.slot + FLOOD_RESERVED);
+            reserved.store(self.reserved, Ordering::Relaxed);
+            fence(Ordering::Release);
+        }
         let head = Head {
             sequence,
             count: self.frames as u32,
@@ -119,6 +130,8 @@ impl LogWriter {
         if self.published != self.head {
             self.published = self.head;
             let word = |at| segment.control().word64(self.slot + at);
+            // Said again, in case somebody scribbled over it.
+            word(FLOOD_RESERVED).store(self.reserved, Ordering::Relaxed);
             word(FLOOD_HEAD).store(self.head, Ordering::Release);
             word(FLOOD_FRAMES).store(self.frames, Ordering::Release);
         }

@@ -67,12 +67,21 @@ pub struct PortTx {
     /// Ticks of the forwarding database, if they were asked for in this burst.
     now: Option<u64>,
     /// Where the last frame of this burst went, if the next one to that address needs no more thought: it
-    /// goes to that ring, which is looked up, to nobody else, and after nothing that is not published yet.
-    last: (u64, SlotIndex),
+    /// goes there and nowhere else, and after nothing that is not published yet.
+    last: (u64, Way),
     /// Bytes that a frame may have that nobody will cut.
     ordinary: usize,
     counters: Counters,
     finished: Finished,
+}
+
+/// By what a frame goes.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// The log, for all to hear.
+    Log,
+    /// The ring of this slot, which is looked up.
+    Ring(SlotIndex),
 }
 
 /// Who is to get a frame.
@@ -98,7 +107,7 @@ impl PortTx {
             burst: 1,
             refreshed: 0,
             now: None,
-            last: (NO_MAC, held.slot),
+            last: (NO_MAC, Way::Log),
             ordinary: ordinary.min(MAX_FRAME),
             counters: Counters::default(),
             finished: Finished::default(),
@@ -126,17 +135,21 @@ impl PortTx {
     /// caches a frame waits for every store before it, a register saved to the stack as well as a frame.
     #[inline(always)]
     fn send_after(&mut self, header: &VnetHeader, frame: &Gather<'_>) -> bool {
-        let addresses = frame.first_addresses();
-        let (last, slot) = self.last;
-        let goes_there = addresses == Some((last, self.held.mac_number))
+        let goes_there = frame.first_addresses() == Some((self.last.0, self.held.mac_number))
             && !header.is_unfinished()
             && frame.len() <= self.ordinary;
-        let Some(Some(peer)) = self.rings.get_mut(slot.get()).filter(|_| goes_there) else {
+        if !goes_there {
             return false;
-        };
+        }
         self.sequence += 1;
-        let segment = &self.held.segment;
-        let written = peer.ring.write(segment, self.sequence, header, frame);
+        let (segment, sequence) = (&self.held.segment, self.sequence);
+        let written = match self.last.1 {
+            Way::Log => self.log.write(segment, sequence, header, frame),
+            Way::Ring(slot) => match self.rings.get_mut(slot.get()) {
+                Some(Some(peer)) => peer.ring.write(segment, sequence, header, frame),
+                _ => return false,
+            },
+        };
         if written.is_ok() {
             self.counters.count(frame.len());
         }
@@ -154,12 +167,13 @@ impl PortTx {
             let now = self.now();
             self.held.fdb.learn(from, self.held.slot, now);
         }
-        if self.last.0 == to {
-            return self.unicast(self.last.1, to, header, needs, frame);
-        }
-        match self.target(to) {
+        let target = match self.last {
+            (last, Way::Ring(slot)) if last == to => Target::One(slot),
+            _ => self.target(to),
+        };
+        match target {
             Target::Nobody => self.drop(TxDrop::Filtered),
-            Target::Everyone => self.flood(header, needs, frame),
+            Target::Everyone => self.flood(to, header, needs, frame),
             Target::One(slot) => self.unicast(slot, to, header, needs, frame),
         }
     }
@@ -259,7 +273,7 @@ impl PortTx {
         self.counters.count(frame.len());
         match self.peers.any_promiscuous() {
             true => self.copy_to_promiscuous(slot, header, needs, frame),
-            false => self.last = (to, slot),
+            false => self.last = (to, Way::Ring(slot)),
         }
         Sent::Done
     }
@@ -281,7 +295,7 @@ impl PortTx {
         self.refresh();
         match self.target(to) {
             Target::One(other) if other != slot => self.unicast(other, to, header, needs, frame),
-            _ => self.flood(header, needs, frame),
+            _ => self.flood(to, header, needs, frame),
         }
     }
 
@@ -315,6 +329,7 @@ impl PortTx {
         needs: Offloads,
         frame: &Gather<'_>,
     ) -> Result<(), TxDrop> {
+        self.last.0 = NO_MAC;
         // What was sent before must not be seen after.
         self.log.publish(&self.held.segment);
         let peer = match &mut self.rings[slot.get()] {
@@ -393,7 +408,7 @@ impl PortTx {
 
     /// Writes a frame to the log: whole packets with whole checksums, whoever listens.
     #[inline(never)]
-    fn flood(&mut self, header: &VnetHeader, needs: Offloads, frame: &Gather<'_>) -> Sent {
+    fn flood(&mut self, to: u64, header: &VnetHeader, needs: Offloads, frame: &Gather<'_>) -> Sent {
         // What was sent before must not be seen after.
         self.publish_rings();
         let segment = &self.held.segment;
@@ -419,6 +434,7 @@ impl PortTx {
         if result.is_err() {
             return self.drop(TxDrop::NoMemory);
         }
+        self.last = (to, Way::Log);
         self.counters.count(frame.len());
         Sent::Done
     }
