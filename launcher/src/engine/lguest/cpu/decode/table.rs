@@ -177,6 +177,7 @@ fn system_or_flag(instruction: &Instruction, form: &Form, op: &mut Op) -> Option
         M::Smsw => with(system::STATUS, system::undefined).and(system::store(form)),
         M::Sgdt => with(0xFF, system::undefined).and(system::store_table(form)),
         M::Sidt => with(0x7FF, system::undefined).and(system::store_table(form)),
+        M::Arpl => segments::arpl(form),
         M::Lar => segments::question::<segments::Lar>(form),
         M::Lsl => segments::question::<segments::Lsl>(form),
         M::Verr => segments::question::<segments::Verr>(form),

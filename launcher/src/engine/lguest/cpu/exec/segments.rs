@@ -8,7 +8,7 @@ use crate::engine::lguest::cpu::exec::stack::peek;
 use crate::engine::lguest::cpu::flags::ZF;
 use crate::engine::lguest::cpu::op::{Handler, Op, Width};
 use crate::engine::lguest::cpu::segment::Descriptor;
-use crate::engine::lguest::cpu::state::{Core, Leave, Segment, Step};
+use crate::engine::lguest::cpu::state::{Core, Leave, Segment, Step, landed};
 use crate::engine::lguest::memory::GuestMemory;
 
 impl Core {
@@ -213,6 +213,46 @@ pub(in super::super) fn question<K: Question>(form: &Form) -> Option<Handler> {
     Some(match form.kinds[usize::from(K::VALUE)] {
         Kind::Register => by_wide!(form, T => ask_register::<K, T>),
         Kind::Memory => by_wide!(form, T => by_address!(form.flat, A => ask_memory::<K, T, A>)),
+        _ => return None,
+    })
+}
+
+/// The selector with the other's RPL, if that is larger.
+fn adjusted(selector: u32, other: u32) -> Option<u32> {
+    (selector & 3 < other & 3).then_some(selector & !3 | other & 3)
+}
+
+fn note_adjusted(core: &mut Core, changed: bool) {
+    let flags = core.flags.arithmetic() & !ZF;
+    core.flags
+        .set_arithmetic(flags | if changed { ZF } else { 0 });
+}
+
+fn adjust_register(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
+    let changed = adjusted(u16::get(core, op.reg), u16::get(core, op.other));
+    if let Some(selector) = changed {
+        u16::set(core, op.reg, selector);
+    }
+    note_adjusted(core, changed.is_some());
+    Ok(())
+}
+
+/// Memory is written only if that changes it.
+fn adjust_memory<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Step {
+    let changed = adjusted(u16::load::<A>(core, memory, op)?, u16::get(core, op.other));
+    let stored = match changed {
+        Some(selector) => landed(u16::store::<A>(core, memory, op, selector))?,
+        None => Ok(()),
+    };
+    note_adjusted(core, changed.is_some());
+    stored
+}
+
+/// `arpl`.
+pub(in super::super) fn arpl(form: &Form) -> Option<Handler> {
+    Some(match form.kinds[0] {
+        Kind::Register => adjust_register,
+        Kind::Memory => by_address!(form.flat, A => adjust_memory::<A>),
         _ => return None,
     })
 }

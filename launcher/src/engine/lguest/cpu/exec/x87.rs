@@ -4,7 +4,7 @@
 use crate::engine::lguest::cpu::flags::{CF, PF, ZF};
 use crate::engine::lguest::cpu::fpu::arithmetic::{self, Order, compare};
 use crate::engine::lguest::cpu::fpu::extended::{Class, Environment, Extended, INDEFINITE};
-use crate::engine::lguest::cpu::fpu::{C0, C1, C2, C3, IE, SF, convert, transcendental};
+use crate::engine::lguest::cpu::fpu::{C0, C1, C2, C3, IE, PE, SF, convert, transcendental};
 use crate::engine::lguest::cpu::op::{Op, Width};
 use crate::engine::lguest::cpu::state::{Core, Leave, Outcome, Segment, Step};
 use crate::engine::lguest::memory::GuestMemory;
@@ -185,7 +185,10 @@ pub(in super::super) fn load(core: &mut Core, memory: &GuestMemory, op: &Op) -> 
     let mut env = core.fpu.environment();
     let value = read(core, memory, op, &mut env)?;
     note_operand(core, op);
-    if core.fpu.note(env.exceptions) {
+    // Of a number for which there is no room nothing else is said; and one that is denormal is there,
+    // whoever is told.
+    let full = !core.fpu.is_empty(7);
+    if full || core.fpu.note(env.exceptions) || env.exceptions & IE == 0 {
         core.fpu.push(value);
     }
     Ok(())
@@ -221,6 +224,9 @@ pub(in super::super) fn store(core: &mut Core, memory: &GuestMemory, op: &Op) ->
         Size::Decimal => bytes = convert::to_decimal(value, &mut env),
     }
     // To memory, unmasked overflow and underflow store nothing either.
+    if core.fpu.stops_store(&env) {
+        env.exceptions &= !PE; // nothing is cut off where nothing is stored
+    }
     let kept = empty || core.fpu.settle(&env) && !core.fpu.stops_store(&env);
     if !kept {
         return Ok(());
@@ -252,7 +258,9 @@ pub(in super::super) fn with_memory(core: &mut Core, memory: &GuestMemory, op: &
         let result = if empty {
             INDEFINITE
         } else {
-            combine(op.imm, a, b, &mut env)
+            let result = combine(op.imm, a, b, &mut env);
+            env.outrank_denormal(a, b);
+            result
         };
         if empty || core.fpu.settle(&env) {
             core.fpu.write(0, result);
@@ -305,19 +313,17 @@ fn compare_with(core: &mut Core, op: &Op, b: Option<Extended>, mut env: Environm
         || op.imm & FROM_REGISTER != 0 && core.fpu.is_empty(op.other);
     if empty {
         core.fpu.set_condition(C1, 0);
+        compared(core, op, Order::Unordered);
         if core.fpu.note(IE | SF) {
-            compared(core, op, Order::Unordered);
             pops(core, op);
         }
         return;
     }
     let (a, b) = (core.fpu.raw(0), b.unwrap_or(INDEFINITE));
     let order = compare(a, b, op.imm & QUIET != 0, &mut env);
-    let proceeds = core.fpu.note(env.exceptions);
-    if proceeds || op.imm & FLAGS == 0 {
-        compared(core, op, order);
-    }
-    if proceeds {
+    env.outrank_denormal(a, b);
+    compared(core, op, order);
+    if core.fpu.note(env.exceptions) {
         pops(core, op);
     }
 }
@@ -470,7 +476,9 @@ pub(in super::super) fn function(core: &mut Core, _: &GuestMemory, op: &Op) -> S
         examine(core);
         return Ok(());
     }
-    core.fpu.set_condition(C1, 0);
+    let in_range = matches!(op.imm, SIN | COS | SINCOS | PTAN);
+    core.fpu
+        .set_condition(if in_range { C1 | C2 } else { C1 }, 0);
     let two = matches!(op.imm, SCALE | PREM | PREM1 | PATAN | YL2X | YL2XP1);
     let empty = core.fpu.is_empty(0) || two && core.fpu.is_empty(1);
     let Some(a) = core.fpu.read(0) else {

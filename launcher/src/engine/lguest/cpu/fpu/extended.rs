@@ -225,6 +225,14 @@ impl Environment {
         self.exceptions |= exceptions;
     }
 
+    /// That an operand was denormal is no news beside a NaN, or where the operation is invalid.
+    pub fn outrank_denormal(&mut self, a: Extended, b: Extended) {
+        let nan = |x: Extended| matches!(x.class(), Class::Nan { .. } | Class::Unsupported);
+        if self.exceptions & IE != 0 || nan(a) || nan(b) {
+            self.exceptions &= !DE;
+        }
+    }
+
     /// What an invalid operation gives.
     pub fn invalid(&mut self) -> Extended {
         // What is invalid is nothing else.

@@ -149,18 +149,28 @@ impl Fpu {
 
     /// Notes exceptions. True: all of those that are noted before there is a result are masked.
     pub fn note(&mut self, exceptions: u16) -> bool {
+        // One of these that is not masked stops the operation: nothing more is found out.
+        let early = exceptions & (IE | DE | ZE);
+        let stops = early & !self.control != 0;
+        let exceptions = if stops {
+            early | exceptions & SF
+        } else {
+            exceptions
+        };
         self.status |= exceptions & (EXCEPTIONS | SF);
         let unmasked = exceptions & EXCEPTIONS & !self.control;
         if unmasked != 0 {
             self.status |= ES | BUSY;
         }
-        unmasked & (IE | DE | ZE) == 0
+        !stops
     }
 
     /// Takes over what a computation noted, with C1; says whether its result may be stored.
     pub fn settle(&mut self, environment: &Environment) -> bool {
-        self.set_condition(C1, if environment.rounded_up { C1 } else { 0 });
-        self.note(environment.exceptions)
+        let proceeds = self.note(environment.exceptions);
+        let rounded_up = proceeds && environment.rounded_up;
+        self.set_condition(C1, if rounded_up { C1 } else { 0 });
+        proceeds
     }
 
     /// Whether a store to memory is kept from happening by an overflow or underflow that is not masked.
