@@ -1,6 +1,8 @@
 //! Drivers that mean harm: any registers, any queues. What counts is that nothing panics, hangs or is
 //! touched outside the guest's memory, and that a reset makes all well.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use launcher::backend::block::Disk;
 use launcher::backend::net::{Link, NetDevice};
 use launcher::engine::kvm::bus::MmioDevice;
@@ -68,6 +70,21 @@ fn serves_a_good_driver(name: &str, driver: &Driver) {
     driver.reset();
 }
 
+/// Panics of any thread: one that serves a device would end in itself, and its device be still.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn count_panics() -> usize {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let told = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.fetch_add(1, Ordering::SeqCst);
+            told(panic);
+        }));
+    });
+    PANICS.load(Ordering::SeqCst)
+}
+
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Config {
         cases,
@@ -78,6 +95,7 @@ fn runner(cases: u32) -> TestRunner {
 }
 
 fn any_writes_to_registers_are_survived() {
+    let panics = count_panics();
     let mut runner = runner(60);
     let devices = devices();
     let keep: Vec<_> = devices
@@ -104,6 +122,7 @@ fn any_writes_to_registers_are_survived() {
                     driver.registers.read(*offset, &mut [0; 8][..*width]);
                 }
                 serves_a_good_driver(name, driver);
+                assert_eq!(count_panics(), panics, "{name}: a thread panicked");
             }
             Ok(())
         })
@@ -111,6 +130,7 @@ fn any_writes_to_registers_are_survived() {
 }
 
 fn any_queues_are_survived() {
+    let panics = count_panics();
     let mut runner = runner(100);
     let devices = devices();
     let keep: Vec<_> = devices
@@ -155,6 +175,7 @@ fn any_queues_are_survived() {
                 // It gets to work on them.
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 serves_a_good_driver(name, driver);
+                assert_eq!(count_panics(), panics, "{name}: a thread panicked");
             }
             Ok(())
         })
