@@ -181,10 +181,9 @@ impl GuestMemory {
 
     #[inline(always)]
     fn check(&self, at: u32, bytes: usize) -> Result<usize, OutOfBounds> {
-        let start = at as usize;
-        // No overflow on hosts of 32 bits either: `len` is at most what the address space holds.
-        if start <= self.len && bytes <= self.len - start {
-            Ok(start)
+        // One comparison, and no overflow: both are at most what an address space of 32 bits, or a slice, holds.
+        if u64::from(at) + bytes as u64 <= self.len as u64 {
+            Ok(at as usize)
         } else {
             Err(OutOfBounds { at, bytes })
         }

@@ -109,12 +109,12 @@ impl Flags {
 
     /// The six flags of arithmetic, where they stand in the register.
     pub fn arithmetic(&self) -> u32 {
-        u32::from(self.cf()) * CF
-            | u32::from(self.pf()) * PF
-            | u32::from(self.af()) * AF
-            | u32::from(self.zf()) * ZF
-            | u32::from(self.sf()) * SF
-            | u32::from(self.of()) * OF
+        (u32::from(self.cf()) * CF)
+            | (u32::from(self.pf()) * PF)
+            | (u32::from(self.af()) * AF)
+            | (u32::from(self.zf()) * ZF)
+            | (u32::from(self.sf()) * SF)
+            | (u32::from(self.of()) * OF)
     }
 
     /// Sets the six flags of arithmetic from where they stand in the register.

@@ -109,12 +109,12 @@ impl Core {
     /// A register of 32 bits, or [`ZERO`].
     #[inline(always)]
     pub fn reg(&self, n: u8) -> u32 {
-        self.regs[usize::from(n) % 16]
+        self.regs[usize::from(n)]
     }
 
     #[inline(always)]
     pub fn set_reg(&mut self, n: u8, value: u32) {
-        self.regs[usize::from(n) % 16] = value;
+        self.regs[usize::from(n)] = value;
     }
 }
 
@@ -189,7 +189,7 @@ impl Width for u8 {
     #[inline(always)]
     fn get(core: &Core, n: u8) -> u32 {
         // al cl dl bl, then ah ch dh bh.
-        core.reg(n & 3) >> (n & 4) * 2 & 0xFF
+        (core.reg(n & 3) >> ((n & 4) * 2)) & 0xFF
     }
 
     #[inline(always)]

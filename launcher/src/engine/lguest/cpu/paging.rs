@@ -58,7 +58,7 @@ pub(super) struct Paging {
     frames: u32,
     data: [DataEntry; 2 * DATA],
     code: [CodeEntry; 2 * CODE],
-    /// Which half serves: 0 for the supervisor, 1 for the user.
+    /// Where the half that serves begins in `data`: 0 for the supervisor, [`DATA`] for the user.
     half: usize,
     /// Moves whenever a page of code may have gone elsewhere: who remembers where a jump leads
     /// remembers it for one stamp.
@@ -105,7 +105,7 @@ impl Paging {
 
     /// From now on accesses are the user's, or the supervisor's.
     pub fn set_user(&mut self, user: bool) {
-        self.half = usize::from(user);
+        self.half = if user { DATA } else { 0 };
     }
 
     /// The current stamp.
@@ -149,7 +149,7 @@ impl Paging {
 
     #[inline(always)]
     fn data_index(&self, linear: u32) -> usize {
-        (self.half * DATA + (linear >> 12) as usize % DATA) % (2 * DATA)
+        (self.half + (linear >> 12) as usize % DATA) % (2 * DATA)
     }
 
     /// Where `bytes` bytes may be read at once, if the cache knows.
@@ -273,7 +273,7 @@ impl Core {
     /// Where the instruction at a linear address is.
     pub fn fetch(&mut self, memory: &GuestMemory, linear: u32) -> Outcome<u32> {
         let page = linear & !(PAGE - 1);
-        let index = (self.paging.half * CODE + (linear >> 12) as usize % CODE) % (2 * CODE);
+        let index = (self.paging.half / DATA * CODE + (linear >> 12) as usize % CODE) % (2 * CODE);
         let entry = self.paging.code[index];
         if entry.tag == page {
             return Ok(entry.frame | linear & (PAGE - 1));
@@ -308,7 +308,7 @@ impl Core {
         let fault = |present: bool| Exit::Fault {
             vector: 14,
             error: Some(
-                u32::from(present) | u32::from(want.write) * RW | u32::from(want.user) * US,
+                u32::from(present) | (u32::from(want.write) * RW) | (u32::from(want.user) * US),
             ),
             cr2: linear,
         };

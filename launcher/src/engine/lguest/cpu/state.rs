@@ -95,8 +95,9 @@ pub(super) struct Mode {
 /// The state that instructions work on.
 #[derive(Debug)]
 pub(super) struct Core {
-    /// The general registers. The ninth is always zero: an address without a base has that one.
-    pub regs: [u32; 16],
+    /// The general registers. The ninth is always zero: an address without a base has that one. There are
+    /// as many as a byte can name, so that no number needs a check; the rest are never touched.
+    pub regs: [u32; 256],
     pub eip: u32,
     pub flags: Flags,
     pub segments: [SegmentRegister; 6],
@@ -117,7 +118,7 @@ pub(super) struct Core {
 impl Core {
     pub fn new(frames: u32) -> Self {
         Self {
-            regs: [0; 16],
+            regs: [0; 256],
             eip: 0,
             flags: Flags::new(),
             segments: [SegmentRegister::null(0); 6],

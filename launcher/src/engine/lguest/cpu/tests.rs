@@ -10,7 +10,7 @@ use crate::engine::lguest::memory::{GuestMemory, PAGE};
 const PAGES: u32 = 64;
 const CODE: u32 = 0x1000;
 const STACK: u32 = 0x8000;
-const RUNNING: AtomicBool = AtomicBool::new(false);
+static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// The linear address of a page's table entry is also where it is in memory.
 fn entry_of(page: u32) -> u32 {
@@ -21,9 +21,9 @@ fn entry_of(page: u32) -> u32 {
 fn machine(code: &[u8], ring: u16) -> (Cpu, GuestMemory) {
     let memory = GuestMemory::new(PAGES * PAGE).unwrap();
     let directory = (PAGES - 2) * PAGE;
-    memory.store(directory, (PAGES - 1) * PAGE | 7).unwrap();
+    memory.store(directory, ((PAGES - 1) * PAGE) | 7).unwrap();
     for page in 0..PAGES {
-        memory.store(entry_of(page), page * PAGE | 7).unwrap();
+        memory.store(entry_of(page), (page * PAGE) | 7).unwrap();
     }
     memory.write_bytes(CODE, code).unwrap();
     let mut cpu = Cpu::new(PAGES);
@@ -174,7 +174,7 @@ fn page_faults_say_what_was_done_and_by_whom() {
 #[test]
 fn page_tables_that_break_the_hosts_rules_end_the_guest() {
     let load = [0xA1, 0x00, 0x90, 0, 0];
-    for entry in [0x9000 | 7 | 8, 0x9000 | 7 | 0x80, PAGES * PAGE | 7] {
+    for entry in [0x9000 | 7 | 8, 0x9000 | 7 | 0x80, (PAGES * PAGE) | 7] {
         let (mut cpu, memory) = machine(&load, 3);
         memory.store(entry_of(9), entry).unwrap();
         let linear = 0x9000;

@@ -44,7 +44,7 @@ fn wanted_before(instruction: &Instruction, wanted_after: bool) -> bool {
         M::Adc | M::Sbb => true,
         M::Add | M::Sub | M::And | M::Or | M::Xor | M::Cmp | M::Test | M::Neg => false,
         M::Shl | M::Sal | M::Shr | M::Sar if instruction.op_kind(1) != OpKind::Register => {
-            instruction.immediate8() % 32 == 0 && wanted_after
+            instruction.immediate8().is_multiple_of(32) && wanted_after
         }
         mnemonic => wanted_after || is_conditional(mnemonic, instruction),
     }

@@ -94,7 +94,7 @@ fn operation(instruction: &Instruction, op: &mut Op) -> Option<(Handler, u32)> {
         M::Fucomp => comparison(QUIET | POP),
         M::Fucompp => {
             op.other = 1;
-            Some((x87::compare_register, QUIET | 2 * POP))
+            Some((x87::compare_register, QUIET | (2 * POP)))
         }
         M::Fcomi => comparison(x87::FLAGS),
         M::Fcomip => comparison(x87::FLAGS | POP),

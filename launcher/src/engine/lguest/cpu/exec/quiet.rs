@@ -34,7 +34,7 @@ fn register_alone<K: Unary, T: Width>(core: &mut Core, _: &GuestMemory, op: &Op)
 fn shifted<K: Shift, T: Width>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
     let a = T::get(core, op.reg);
     // A count of zero is no shift either; its flags are not wanted.
-    let result = if op.imm % 32 == 0 {
+    let result = if op.imm.is_multiple_of(32) {
         a
     } else {
         K::apply::<T>(&mut core.flags.clone(), a, op.imm % 32)

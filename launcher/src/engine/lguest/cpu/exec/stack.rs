@@ -225,9 +225,10 @@ pub(in super::super) fn popf(form: &Form) -> Option<Handler> {
 
 fn push_all<T: Width>(core: &mut Core, memory: &GuestMemory, _: &Op) -> Step {
     reserve(core, memory, 8 * T::BYTES)?;
-    let before = core.regs;
+    let mut before = [0; 8];
+    before.copy_from_slice(&core.regs[..8]);
     let mut step = Ok(());
-    for register in before.iter().take(8) {
+    for register in &before {
         if let Err(leave) = push::<T, Segmented>(core, memory, *register) {
             step = Err(leave);
         }

@@ -504,8 +504,8 @@ pub(in super::super) fn function(core: &mut Core, _: &GuestMemory, op: &Op) -> S
     let mut env = core.fpu.environment();
     match op.imm {
         _ if empty => underflown(core, op.imm),
-        CHS => return replace(core, a.negated(), &env),
-        ABS => return replace(core, a.absolute(), &env),
+        CHS => replace(core, a.negated(), &env),
+        ABS => replace(core, a.absolute(), &env),
         SQRT => {
             let result = arithmetic::root(a, &mut env);
             replace(core, result, &env)

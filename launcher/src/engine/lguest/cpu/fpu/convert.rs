@@ -145,7 +145,7 @@ pub(in super::super) fn to_decimal(a: Extended, env: &mut Environment) -> [u8; 1
     let mut left = value;
     for byte in &mut bytes[..9] {
         let pair = (left % 100) as u8;
-        *byte = (pair / 10) << 4 | pair % 10;
+        *byte = ((pair / 10) << 4) | (pair % 10);
         left /= 100;
     }
     bytes[9] = u8::from(a.sign()) << 7;

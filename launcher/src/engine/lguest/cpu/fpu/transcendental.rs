@@ -64,7 +64,7 @@ pub(in super::super) fn angle(y: Extended, x: Extended, env: &mut Environment) -
     if let Some(nan) = env.nan_of(y, x) {
         return nan;
     }
-    if !(y.class() == Class::Zero && !x.sign()) {
+    if y.class() != Class::Zero || x.sign() {
         env.note(PE);
     }
     from_host(to_host(y).atan2(to_host(x)))
