@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -eq 1 ] || { echo "Usage: build.sh FILE" >&2; exit 2; }
 read -ra cc <<<"${CC:-gcc -m32}"
-echo | "${cc[@]}" -E -dM - 2>/dev/null | grep -q '__i386__' ||
+[[ $(echo | "${cc[@]}" -E -dM - 2>/dev/null) = *__i386__* ]] ||
     { echo "build.sh: \`${cc[*]}\` does not compile for 32-bit x86; install gcc on an x86 machine, or set CC to a compiler that does, such as i686-linux-gnu-gcc." >&2; exit 1; }
 
 # The processor of the host has no MMX or SSE, and this code needs no floating point. Position,

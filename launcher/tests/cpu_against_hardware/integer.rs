@@ -352,10 +352,10 @@ fn open(instruction: &Instruction, start: &Registers) -> Option<Open> {
         }
     }
     if matches!(mnemonic, Pushf | Pushfd) {
-        // The single step itself shows: TF.
+        // The single step itself shows, as TF; and ID is as the last case to set it left it.
         let bytes = if mnemonic == Pushf { 2 } else { 4 };
-        open.bits
-            .push((start.general[ESP].wrapping_sub(bytes - 1), 1));
+        let at = start.general[ESP].wrapping_sub(bytes);
+        open.bits.extend([(at + 1, 1), (at + 2, 0x20)]);
     }
     if mnemonic == Push
         && instruction.op0_register().is_segment_register()

@@ -476,9 +476,9 @@ pub(in super::super) fn function(core: &mut Core, _: &GuestMemory, op: &Op) -> S
         examine(core);
         return Ok(());
     }
-    let in_range = matches!(op.imm, SIN | COS | SINCOS | PTAN);
+    let partial = matches!(op.imm, SIN | COS | SINCOS | PTAN | PREM | PREM1);
     core.fpu
-        .set_condition(if in_range { C1 | C2 } else { C1 }, 0);
+        .set_condition(if partial { C1 | C2 } else { C1 }, 0);
     let two = matches!(op.imm, SCALE | PREM | PREM1 | PATAN | YL2X | YL2XP1);
     let empty = core.fpu.is_empty(0) || two && core.fpu.is_empty(1);
     let Some(a) = core.fpu.read(0) else {
@@ -528,6 +528,10 @@ pub(in super::super) fn function(core: &mut Core, _: &GuestMemory, op: &Op) -> S
                 }
             };
             let step = replace(core, found.value, &env);
+            if core.fpu.stops(env.exceptions) {
+                core.fpu.set_condition(C1 | C2, 0);
+                return step;
+            }
             let codes = bit(0, C1) | bit(1, C3) | bit(2, C0) | if found.partial { C2 } else { 0 };
             // Without a quotient its bits stay what they were.
             let none = matches!(found.value.class(), Class::Nan { .. });

@@ -37,6 +37,8 @@ pub(super) const C2: u16 = 0x400;
 pub(super) const C3: u16 = 0x4000;
 const BUSY: u16 = 0x8000;
 const EXCEPTIONS: u16 = 0x3F;
+/// Those that are known before there is a result.
+const EARLY: u16 = IE | DE | ZE;
 const TOP: u16 = 0x3800;
 /// The control word's reserved bit that reads as one.
 const CONTROL_ONE: u16 = 0x40;
@@ -147,13 +149,17 @@ impl Fpu {
         self.top = (self.top + n) % 8;
     }
 
+    /// Whether one of these stops an operation before it has a result.
+    pub fn stops(&self, exceptions: u16) -> bool {
+        exceptions & EARLY & !self.control != 0
+    }
+
     /// Notes exceptions. True: all of those that are noted before there is a result are masked.
     pub fn note(&mut self, exceptions: u16) -> bool {
         // One of these that is not masked stops the operation: nothing more is found out.
-        let early = exceptions & (IE | DE | ZE);
-        let stops = early & !self.control != 0;
+        let stops = self.stops(exceptions);
         let exceptions = if stops {
-            early | exceptions & SF
+            exceptions & (EARLY | SF)
         } else {
             exceptions
         };
