@@ -86,7 +86,7 @@ fn in_software(code: &[u8]) -> (Duration, u64) {
         .expect("inside");
     for page in 0..SIZE / PAGE {
         let entry = table + ((BASE >> 12) % 1024 + page) * 4;
-        memory.store(entry, page * PAGE | 7).expect("inside");
+        memory.store(entry, (page * PAGE) | 7).expect("inside");
     }
     memory.write_bytes(0, code).expect("inside");
     let mut cpu = Cpu::new(frames);

@@ -138,7 +138,7 @@ fn what_makes_no_sense_is_the_guests_death_with_its_reason() {
         ),
         (Code::init().call(3, SPARE, 33, 0), "too many gdt entries"),
         (Code::init().call(3, u32::MAX, 1, 0), "bad address"),
-        (Code::init().call(4, u32::MAX & !4095, 0, 0), "bad address"),
+        (Code::init().call(4, !4095, 0, 0), "bad address"),
         (Code::init().call(6, 13, 0, 0x8500), "bad IDT type 5"),
         (Code::init().call(7, 0x68, 0, 1), "bad stack segment 0x68"),
         (Code::init().call(7, 0x69, 0, 3), "bad stack of 3 pages"),
