@@ -149,5 +149,5 @@ impl Compare {
 
 /// A page fault where the child may have memory of which ours knows nothing.
 fn outside(end: End) -> bool {
-    matches!(end, End::Trap { vector: 14, cr2, .. } if cr2 >= END && cr2 > DATA)
+    matches!(end, End::Trap { vector: 14, cr2, .. } if cr2 >= END)
 }
