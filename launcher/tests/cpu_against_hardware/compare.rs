@@ -3,7 +3,7 @@
 use iced_x86::Instruction;
 use libtest_mimic::{Completion, Failed, Trial};
 
-use super::case::{self, Case, DATA, END, End, Memory, Open};
+use super::case::{self, Case, END, End, Memory, Open};
 use super::hardware::Hardware;
 use super::integer::{self, Opcode};
 use super::random::Random;
