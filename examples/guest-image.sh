@@ -14,7 +14,7 @@
 #
 #   KERNEL=file     use this kernel instead of Debian's
 #   MODULES=folder  its modules (/lib/modules/VERSION); without it the kernel must have
-#                   virtio_pci, virtio_net and virtio_blk built in
+#                   virtio_pci or virtio_mmio, virtio_net and virtio_blk built in
 #   GUEST_CACHE=folder  the cache; default: target/guest in this repository
 #
 # Stations below: the kernel package, the archive; what goes into it is of image.sh.

@@ -107,8 +107,8 @@ add_program() {
     local path=$2 library
     cp -L "$path" "$1/usr/bin/"
     # Lines: "libc.so.6 => /lib/.../libc.so.6 (0x...)" and "/lib64/ld-linux-x86-64.so.2 (0x...)".
-    # A static program has none, and ldd says so by failing.
-    { ldd "$path" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+    # A static program or a script has none, and ldd says so by failing.
+    { ldd "$path" 2>/dev/null || true; } | sed -n 's|^[^/]*\(/[^ ]*\) (0x.*|\1|p' | while read -r library; do
         mkdir -p "$1${library%/*}"
         cp -Ln "$library" "$1$library"
     done

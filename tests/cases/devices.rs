@@ -3,11 +3,16 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::{Lab, Namespace, Need, claim};
+use system_tests::{Claim, Lab, Namespace, Need, claim};
 
 fn main() {
+    system_tests::main(claims())
+}
+
+/// Also run on hardware virtualisation, by `kvm.rs`.
+pub fn claims() -> Vec<Claim> {
     const NEEDS: &[Need] = &[Need::Guests];
-    system_tests::main(vec![
+    vec![
         claim(
             "what_a_guest_writes_is_in_the_file_and_nothing_else",
             NEEDS,
@@ -23,7 +28,7 @@ fn main() {
             &[Need::Guests, Need::Root],
             devices_appear_in_order,
         ),
-    ])
+    ]
 }
 
 const MIB: usize = 1 << 20;
@@ -38,7 +43,8 @@ fn pattern(length: usize) -> Vec<u8> {
 fn what_a_guest_writes_is_in_the_file() -> Result<()> {
     let lab = Lab::new()?;
     // On a real filesystem, where O_DIRECT is taken, unlike the lab's own memory.
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).context("Making a folder")?;
+    let real = std::env::var_os("SYSTEM_TESTS_DISK").unwrap_or(env!("CARGO_TARGET_TMPDIR").into());
+    let folder = tempfile::tempdir_in(real).context("Making a folder")?;
     let disk = folder.path().join("disk.img");
     let mut wanted = pattern(4 * MIB);
     fs::write(&disk, &wanted).context("Making a disk")?;

@@ -6,10 +6,15 @@ use pnet_base::MacAddr;
 use pnet_packet::Packet;
 use pnet_packet::ethernet::EtherTypes;
 use pnet_packet::vlan::VlanPacket;
-use system_tests::{Guest, Lab, Need, Wiretap, claim};
+use system_tests::{Claim, Guest, Lab, Need, Wiretap, claim};
 
 fn main() {
-    system_tests::main(vec![
+    system_tests::main(claims())
+}
+
+/// Also run on hardware virtualisation, by `kvm.rs`.
+pub fn claims() -> Vec<Claim> {
+    vec![
         claim(
             "two_guests_ping_each_other_over_ipv4_and_ipv6",
             &[Need::Guests],
@@ -55,7 +60,7 @@ fn main() {
             &[Need::Guests],
             two_ports_of_one_launcher,
         ),
-    ])
+    ]
 }
 
 fn two_guests_ping_each_other() -> Result<()> {

@@ -3,12 +3,17 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use system_tests::wait::{PATIENCE, until_true};
-use system_tests::{Guest, Lab, Namespace, Need, claim};
+use system_tests::{Claim, Guest, Lab, Namespace, Need, claim};
 
 fn main() {
+    system_tests::main(claims())
+}
+
+/// Also run on hardware virtualisation, by `kvm.rs`.
+pub fn claims() -> Vec<Claim> {
     const NEEDS: &[Need] = &[Need::Guests, Need::Root];
     const TCP: &[Need] = &[Need::Guests, Need::Root, Need::Tool("busybox")];
-    system_tests::main(vec![
+    vec![
         claim(
             "the_hosts_end_of_a_tunnet_has_its_address",
             NEEDS,
@@ -29,7 +34,7 @@ fn main() {
             NEEDS,
             a_guest_between_segment_and_bridge,
         ),
-    ])
+    ]
 }
 
 /// The one link in `host` that is a tap.

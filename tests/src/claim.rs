@@ -10,13 +10,10 @@ use crate::machine;
 pub enum Need {
     /// The effective user is root (namespaces, taps, mounts).
     Root,
-    /// Guests can be booted: launcher, QEMU, kernel, initramfs.
+    /// Guests can be booted: launcher, KVM or QEMU, kernel, initramfs.
     Guests,
     /// The `launcher` and `lgswitch` binaries are built.
     Binaries,
-    /// Guests can be booted on hardware virtualisation: as [`Need::Guests`], with `/dev/kvm` in
-    /// QEMU's place.
-    KvmGuests,
     /// A program of the host, by name.
     Tool(&'static str),
 }
@@ -30,10 +27,13 @@ impl Need {
                 .and_then(|_| machine::binary("lgswitch"))
                 .err()
                 .map(|error| format!("{error:#}")),
-            Need::Guests => Need::Tool("qemu-system-x86_64").unmet().or_else(bootable),
-            Need::KvmGuests => (!machine::has_kvm())
-                .then(|| "needs /dev/kvm on a processor with vmx or svm".into())
-                .or_else(bootable),
+            Need::Guests => Need::Binaries
+                .unmet()
+                .or_else(|| machine::image().err().map(|error| format!("{error:#}")))
+                .or_else(|| {
+                    let qemu = Need::Tool("qemu-system-x86_64").unmet();
+                    qemu.filter(|_| !machine::has_kvm())
+                }),
             Need::Tool(name) => machine::tool(name)
                 .is_none()
                 .then(|| format!("needs the program `{name}`")),
@@ -41,38 +41,45 @@ impl Need {
     }
 }
 
-/// Why no engine at all could boot a guest, if so.
-fn bootable() -> Option<String> {
-    Need::Binaries
-        .unmet()
-        .or_else(|| machine::image().err().map(|error| format!("{error:#}")))
-}
-
-/// A test that reads as a sentence. It is ignored, with the reason, where a need is unmet.
-pub fn claim(name: &str, needs: &'static [Need], body: fn() -> Result<()>) -> Trial {
-    Trial::ignorable_test(name, move || judge(needs, body))
-}
-
 /// Why a claim with these needs can't be tested here, if so.
 pub(crate) fn unmet(needs: &[Need]) -> Option<String> {
     needs.iter().find_map(|need| need.unmet())
 }
 
-/// The outcome of a claim on this machine.
-pub(crate) fn judge(needs: &[Need], body: fn() -> Result<()>) -> Result<Completion, Failed> {
-    if let Some(reason) = unmet(needs) {
-        return Ok(Completion::ignored_with(reason));
-    }
-    match body() {
-        Ok(()) => Ok(Completion::Completed),
-        Err(error) => Err(Failed::from(format!("{error:#}"))),
+/// A test that reads as a sentence.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// The sentence.
+    pub name: &'static str,
+    needs: &'static [Need],
+    body: fn() -> Result<()>,
+}
+
+/// A claim with its sentence, what it needs, and how it is tested.
+#[must_use]
+pub fn claim(name: &'static str, needs: &'static [Need], body: fn() -> Result<()>) -> Claim {
+    Claim { name, needs, body }
+}
+
+impl Claim {
+    /// Its outcome on this machine. It is ignored, with the reason, where a need is unmet.
+    pub(crate) fn judge(&self) -> Result<Completion, Failed> {
+        if let Some(reason) = unmet(self.needs) {
+            return Ok(Completion::ignored_with(reason));
+        }
+        match (self.body)() {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) => Err(Failed::from(format!("{error:#}"))),
+        }
     }
 }
 
 /// Runs the claims of one file, one after the other: each may boot several guests, and two
 /// emulated processors are all that many a machine can carry. `--test-threads=N` overrides.
-pub fn main(claims: Vec<Trial>) -> ! {
+pub fn main(claims: Vec<Claim>) -> ! {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, claims).exit()
+    let trial = |claim: Claim| Trial::ignorable_test(claim.name, move || claim.judge());
+    let trials = claims.into_iter().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit()
 }

@@ -16,14 +16,19 @@
 //! 9. [`inspect`]: what `lgswitch inspect --json` says.
 //! 10. [`ending`]: how a program must refuse what is bad.
 //! 11. [`test_host`]: a second machine with hardware virtualisation, for claims about that.
-//! 12. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
+//! 12. [`vmlinux`] and [`archive`]: other kernels and initramfs than the usual ones.
+//! 13. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
+//!
+//! [`figures`] measures instead of claiming.
 //!
 //! Claims are checked against what the kernel and other programs say (`ip`, `/proc`, the guest's
 //! own tools), not against what our code says about itself.
 
+pub mod archive;
 pub mod claim;
 pub mod console;
 pub mod ending;
+pub mod figures;
 pub mod guest;
 pub mod inspect;
 pub mod lab;
@@ -32,10 +37,11 @@ pub mod namespace;
 pub mod process;
 pub mod terminal;
 pub mod test_host;
+pub mod vmlinux;
 pub mod wait;
 pub mod wire;
 
-pub use claim::{Need, claim, main};
+pub use claim::{Claim, Need, claim, main};
 pub use guest::{Guest, GuestBuilder};
 pub use lab::Lab;
 pub use namespace::Namespace;

@@ -16,6 +16,7 @@ pub const NEEDS: &[Need] = &[
     Need::Tool("mke2fs"),
     Need::Tool("strip"),
     Need::Tool("setpriv"),
+    Need::Tool("lz4"),
 ];
 
 /// From the script's start to the host's shell. On an idle machine QEMU takes 5 s, and the disk,

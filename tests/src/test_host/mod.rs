@@ -6,7 +6,7 @@
 //! that has: QEMU's interpreter knows AMD's SVM, nested paging included, and Linux' own KVM runs on
 //! it. Slow, but the real thing: same ioctls, same exits, same interrupts.
 //!
-//! The claims do not know. On a machine with hardware virtualisation, [`claim`]'s body runs here.
+//! The claims do not know. On a machine with hardware virtualisation, a claim's body runs here.
 //! On another one the *same test program* is put on the test host's disk, and the claim is what it
 //! answers in there when it is run for this one name:
 //!
@@ -29,7 +29,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::claim::{Need, judge, unmet};
+use crate::claim::{Claim, unmet};
 use crate::machine;
 use host::TestHost;
 
@@ -43,20 +43,17 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// The one test host of this test program, if it is booted.
 static HOST: Mutex<Option<TestHost>> = Mutex::new(None);
 
-/// A claim about a machine with hardware virtualisation; see the module. Otherwise as
-/// [`crate::claim()`]: `needs` are those of the machine on which the body runs.
-pub fn claim(name: &'static str, needs: &'static [Need], body: fn() -> Result<()>) -> Trial {
-    Trial::ignorable_test(name, move || {
-        if std::env::var_os(INSIDE).is_some() || machine::has_kvm() {
-            return judge(needs, body);
-        }
-        match unmet(host::NEEDS) {
-            Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => in_test_host(name)
-                .unwrap_or_else(|error| Outcome::Fails(format!("{error:#}")))
-                .into(),
-        }
-    })
+/// The claim's outcome where there is hardware virtualisation.
+fn judge(claim: Claim) -> Result<Completion, Failed> {
+    if std::env::var_os(INSIDE).is_some() || machine::has_kvm() {
+        return claim.judge();
+    }
+    match unmet(host::NEEDS) {
+        Some(reason) => Ok(Completion::ignored_with(reason)),
+        None => in_test_host(claim.name)
+            .unwrap_or_else(|error| Outcome::Fails(format!("{error:#}")))
+            .into(),
+    }
 }
 
 /// The claim's outcome in the test host.
@@ -123,11 +120,13 @@ impl From<Outcome> for Result<Completion, Failed> {
 }
 
 /// Runs the claims of one file, one after the other: the test host has one console.
-pub fn main(claims: Vec<Trial>) -> ! {
+pub fn main(claims: Vec<Claim>) -> ! {
     let mut arguments = Arguments::from_args();
     // Not on request either: the kernel ends the test host with the thread that started it.
     arguments.test_threads = Some(1);
-    let conclusion = libtest_mimic::run(&arguments, claims);
+    let trial = |claim: Claim| Trial::ignorable_test(claim.name, move || judge(claim));
+    let trials = claims.into_iter().map(trial).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
     drop(HOST.lock().unwrap_or_else(PoisonError::into_inner).take());
     conclusion.exit()
 }
