@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::sys::signal::{self, SigHandler, Signal};
 
 use crate::machine;
 
@@ -77,9 +78,20 @@ impl Claim {
 /// Runs the claims of one file, one after the other: each may boot several guests, and two
 /// emulated processors are all that many a machine can carry. `--test-threads=N` overrides.
 pub fn main(claims: Vec<Claim>) -> ! {
+    heed_interrupts();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
     let trial = |claim: Claim| Trial::ignorable_test(claim.name, move || claim.judge());
     let trials = claims.into_iter().map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit()
+}
+
+/// Whoever is started in a shell's background ignores SIGINT, and so do all it starts: a script under
+/// test could not be interrupted, whatever it does.
+fn heed_interrupts() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: the default action is no code of ours, and no other thread runs yet.
+        let heeded = unsafe { signal::signal(signal, SigHandler::SigDfl) };
+        heeded.expect("both are signals that may be heeded");
+    }
 }
