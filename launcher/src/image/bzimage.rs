@@ -1,28 +1,15 @@
 //! bzImage: Linux's own packing, with the header of the x86 boot protocol
-//! (Documentation/arch/x86/boot.rst; the offsets below are that page's).
+//! (Documentation/arch/x86/boot.rst; [`boot_page`](super::boot_page) has the offsets).
 //!
 //! The file is a boot sector and `setup_sects` more sectors of real-mode code, then the
 //! protected-mode code, which unpacks the kernel proper.
 
+use super::boot_page::*;
 use super::{ImageError, ImageFile};
 
 /// Up to here the header may reach, from the start of the file, in bytes (`init_size` ends at
 /// 0x264, later fields are of no use to us).
 pub(super) const HEADER_END: u64 = 0x264;
-
-const SETUP_SECTS: usize = 0x1f1;
-const SYSSIZE: usize = 0x1f4;
-const BOOT_FLAG: usize = 0x1fe;
-const MAGIC: usize = 0x202;
-const VERSION: usize = 0x206;
-const LOADFLAGS: usize = 0x211;
-const INITRD_ADDR_MAX: usize = 0x22c;
-const KERNEL_ALIGNMENT: usize = 0x230;
-const RELOCATABLE: usize = 0x234;
-const XLOADFLAGS: usize = 0x236;
-const CMDLINE_SIZE: usize = 0x238;
-const PREF_ADDRESS: usize = 0x258;
-const INIT_SIZE: usize = 0x260;
 
 /// `LOADFLAGS`: the protected-mode code belongs at 1 MiB (a bzImage), not at 64 KiB (a zImage).
 const LOADED_HIGH: u8 = 1;
@@ -64,7 +51,7 @@ pub struct BzImage {
 /// Whether this is the head of a kernel with a boot protocol header (2.00 and later).
 pub(super) fn is_one(head: &[u8]) -> bool {
     head.get(BOOT_FLAG..BOOT_FLAG + 2) == Some(&[0x55, 0xaa])
-        && head.get(MAGIC..MAGIC + 4) == Some(b"HdrS")
+        && head.get(HEADER_MAGIC..HEADER_MAGIC + 4) == Some(b"HdrS")
 }
 
 impl BzImage {
@@ -148,7 +135,7 @@ pub(crate) mod tests {
         put(SETUP_SECTS, &[2]);
         put(SYSSIZE, &64u32.to_le_bytes());
         put(BOOT_FLAG, &[0x55, 0xaa]);
-        put(MAGIC, b"HdrS");
+        put(HEADER_MAGIC, b"HdrS");
         put(VERSION, &0x020fu16.to_le_bytes());
         put(LOADFLAGS, &[LOADED_HIGH]);
         put(INITRD_ADDR_MAX, &0x7fff_ffffu32.to_le_bytes());

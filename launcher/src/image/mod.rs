@@ -4,6 +4,7 @@
 //! Only headers are read here; an engine loads the rest from the same open files. Every number
 //! in a header is checked before it is used: the file may be anything.
 
+pub mod boot_page;
 pub mod bzimage;
 pub mod elf;
 

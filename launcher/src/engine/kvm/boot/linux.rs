@@ -2,13 +2,14 @@
 //! the "zero page", 4096 bytes that tell the kernel where everything is.
 //!
 //! A bzImage brings a part of that page in its own header; an ELF kernel's is written from
-//! nothing. The offsets are those of boot.rst and zero-page.rst.
+//! nothing. [`boot_page`](crate::image::boot_page) has the offsets.
 
 use std::os::unix::fs::FileExt;
 
 use super::{Mode, Parameters, Start};
 use crate::engine::kvm::KvmError;
 use crate::engine::kvm::memory::PAGE;
+use crate::image::boot_page::*;
 use crate::image::{Format, Image};
 
 /// Where the zero page stands.
@@ -22,26 +23,6 @@ pub const INITRD_REACH_64: u64 = 0x8000_0000;
 
 /// And for a 32-bit one (the value for kernels too old to say).
 pub const INITRD_REACH_32: u64 = 0x3800_0000;
-
-const RSDP: usize = 0x070;
-const EXT_RAMDISK_IMAGE: usize = 0x0c0;
-const EXT_RAMDISK_SIZE: usize = 0x0c4;
-const E820_ENTRIES: usize = 0x1e8;
-const SETUP_HEADER: usize = 0x1f1;
-const BOOT_FLAG: usize = 0x1fe;
-const JUMP: usize = 0x201;
-const HEADER_MAGIC: usize = 0x202;
-const VERSION: usize = 0x206;
-const TYPE_OF_LOADER: usize = 0x210;
-const RAMDISK_IMAGE: usize = 0x218;
-const RAMDISK_SIZE: usize = 0x21c;
-const CMD_LINE_PTR: usize = 0x228;
-const KERNEL_ALIGNMENT: usize = 0x230;
-const CMDLINE_SIZE: usize = 0x238;
-const E820_TABLE: usize = 0x2d0;
-
-/// The latest a setup header may end: the next thing in the zero page begins there.
-const SETUP_HEADER_LIMIT: usize = 0x290;
 
 /// The most entries the page's table holds.
 const E820_MAX: usize = 128;
