@@ -75,7 +75,12 @@ binary! {
     Test false |flags, a, b| logic::<T>(flags, a & b);
 }
 
-fn register_register<K: Binary, T: Width>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
+#[inline(always)]
+pub(super) fn register_register<K: Binary, T: Width>(
+    core: &mut Core,
+    _: &GuestMemory,
+    op: &Op,
+) -> Step {
     let (a, b) = (T::get(core, op.reg), T::get(core, op.other));
     let result = K::apply::<T>(&mut core.flags, a, b);
     if K::STORES {
@@ -84,7 +89,12 @@ fn register_register<K: Binary, T: Width>(core: &mut Core, _: &GuestMemory, op: 
     Ok(())
 }
 
-fn register_immediate<K: Binary, T: Width>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
+#[inline(always)]
+pub(super) fn register_immediate<K: Binary, T: Width>(
+    core: &mut Core,
+    _: &GuestMemory,
+    op: &Op,
+) -> Step {
     let a = T::get(core, op.reg);
     let result = K::apply::<T>(&mut core.flags, a, op.imm & T::MASK);
     if K::STORES {
@@ -93,7 +103,8 @@ fn register_immediate<K: Binary, T: Width>(core: &mut Core, _: &GuestMemory, op:
     Ok(())
 }
 
-fn register_memory<K: Binary, T: Width, A: Address>(
+#[inline(always)]
+pub(super) fn register_memory<K: Binary, T: Width, A: Address>(
     core: &mut Core,
     memory: &GuestMemory,
     op: &Op,
@@ -107,7 +118,8 @@ fn register_memory<K: Binary, T: Width, A: Address>(
     Ok(())
 }
 
-fn memory_register<K: Binary, T: Width, A: Address>(
+#[inline(always)]
+pub(super) fn memory_register<K: Binary, T: Width, A: Address>(
     core: &mut Core,
     memory: &GuestMemory,
     op: &Op,
@@ -201,7 +213,8 @@ unary! {
     Not |_flags, a| !a;
 }
 
-fn on_register<K: Unary, T: Width>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
+#[inline(always)]
+pub(super) fn on_register<K: Unary, T: Width>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
     let a = T::get(core, op.reg);
     let result = K::apply::<T>(&mut core.flags, a);
     T::set(core, op.reg, result);

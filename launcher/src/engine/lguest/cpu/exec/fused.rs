@@ -3,7 +3,7 @@
 //! The flags are left as the comparison leaves them; what is saved is a dispatch, and asking for the
 //! condition by way of the flags' three words.
 
-use super::arithmetic::{Add, And, Binary, Cmp, Dec, Inc, Or, Sub, Test, Unary};
+use super::arithmetic::{self, Add, And, Binary, Cmp, Dec, Inc, Or, Sub, Test, Unary};
 use super::branch::{Condition, by_condition};
 use super::{Form, Kind, by_address, by_width};
 use crate::engine::lguest::cpu::access::Address;
@@ -51,40 +51,34 @@ fn jump<C: Condition>(core: &mut Core, op: &Op, target: u32) -> Step {
     }
 }
 
-fn registers<K: Binary, C: Condition, T: Width>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
-    let (a, b) = (T::get(core, op.reg), T::get(core, op.other));
-    let result = K::apply::<T>(&mut core.flags, a, b);
-    if K::STORES {
-        T::set(core, op.reg, result);
-    }
+fn register_register<K: Binary, C: Condition, T: Width>(
+    core: &mut Core,
+    memory: &GuestMemory,
+    op: &Op,
+) -> Step {
+    arithmetic::register_register::<K, T>(core, memory, op)?;
     jump::<C>(core, op, op.imm)
 }
 
 fn register_immediate<K: Binary, C: Condition, T: Width>(
     core: &mut Core,
-    _: &GuestMemory,
+    memory: &GuestMemory,
     op: &Op,
 ) -> Step {
-    let a = T::get(core, op.reg);
-    let result = K::apply::<T>(&mut core.flags, a, op.imm & T::MASK);
-    if K::STORES {
-        T::set(core, op.reg, result);
-    }
+    arithmetic::register_immediate::<K, T>(core, memory, op)?;
     jump::<C>(core, op, op.disp)
 }
 
 fn register_alone<K: Unary, C: Condition, T: Width>(
     core: &mut Core,
-    _: &GuestMemory,
+    memory: &GuestMemory,
     op: &Op,
 ) -> Step {
-    let a = T::get(core, op.reg);
-    let result = K::apply::<T>(&mut core.flags, a);
-    T::set(core, op.reg, result);
+    arithmetic::on_register::<K, T>(core, memory, op)?;
     jump::<C>(core, op, op.imm)
 }
 
-/// Compares memory, which only reads it.
+/// Compares memory, which only reads it. The number is not where an operation alone has it.
 fn memory_immediate<K: Binary, C: Condition, T: Width, A: Address>(
     core: &mut Core,
     memory: &GuestMemory,
@@ -100,9 +94,7 @@ fn memory_register<K: Binary, C: Condition, T: Width, A: Address>(
     memory: &GuestMemory,
     op: &Op,
 ) -> Step {
-    let a = T::load::<A>(core, memory, op)?;
-    let b = T::get(core, op.other);
-    K::apply::<T>(&mut core.flags, a, b);
+    arithmetic::memory_register::<K, T, A>(core, memory, op)?;
     jump::<C>(core, op, op.imm)
 }
 
@@ -111,9 +103,7 @@ fn register_memory<K: Binary, C: Condition, T: Width, A: Address>(
     memory: &GuestMemory,
     op: &Op,
 ) -> Step {
-    let b = T::load::<A>(core, memory, op)?;
-    let a = T::get(core, op.reg);
-    K::apply::<T>(&mut core.flags, a, b);
+    arithmetic::register_memory::<K, T, A>(core, memory, op)?;
     jump::<C>(core, op, op.imm)
 }
 
@@ -122,7 +112,7 @@ pub(in super::super) fn comparison<K: Binary>(form: &Form, condition: u8) -> Opt
     let flat = form.flat;
     Some(match (form.kinds[0], form.kinds[1]) {
         (Kind::Register, Kind::Register) => {
-            by_condition!(condition, C => by_width!(form, T => registers::<K, C, T>))
+            by_condition!(condition, C => by_width!(form, T => register_register::<K, C, T>))
         }
         (Kind::Register, Kind::Immediate) => {
             by_condition!(condition, C => by_width!(form, T => register_immediate::<K, C, T>))
@@ -144,7 +134,7 @@ pub(in super::super) fn comparison<K: Binary>(form: &Form, condition: u8) -> Opt
 fn operation<K: Binary>(form: &Form, condition: u8) -> Option<Handler> {
     Some(match (form.kinds[0], form.kinds[1], form.width) {
         (Kind::Register, Kind::Register, 4) => {
-            by_condition!(condition, C => registers::<K, C, u32> as Handler)
+            by_condition!(condition, C => register_register::<K, C, u32> as Handler)
         }
         (Kind::Register, Kind::Immediate, 4) => {
             by_condition!(condition, C => register_immediate::<K, C, u32> as Handler)
