@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the guest powered itself off, or asked for a reboot: also if a signal pressed its power button | 0 |
 //! | it crashed: kernel panic, triple fault | 1 |
+//! | a fault of the launcher's own ([`crate::fault`]) | 1 |
 //! | three ^C on the console | 2 |
 //! | signal *n* to the launcher, and the guest had to be ended | 128 + *n*, as shells count |
 
@@ -55,6 +56,7 @@ impl GuestEnd {
                 triple_fault: false,
             } => 0,
             Self::Panicked(_) | Self::Died(_) | Self::Reset { triple_fault: true } => 1,
+            Self::Stopped(StopCause::Fault) => 1,
             Self::Stopped(StopCause::Escape) => 2,
             Self::Stopped(StopCause::Signal(signal)) => 128 + *signal as u8,
         }
@@ -83,6 +85,7 @@ impl fmt::Display for GuestEnd {
             Self::Panicked(text) => write!(f, "The guest's kernel panicked: {text}"),
             Self::Died(reason) => write!(f, "The guest died: {reason}"),
             Self::Stopped(StopCause::Escape) => f.write_str("Three ^C within a second ended the guest"),
+            Self::Stopped(StopCause::Fault) => f.write_str("A fault of the launcher's own ended the guest"),
             Self::Stopped(StopCause::Signal(signal)) => write!(f, "{signal} ended the guest"),
         }
     }

@@ -13,9 +13,10 @@
 //! 6. [`stop`]: from here on somebody may want the guest to end: a signal, three ^C. Others may want
 //!    to know of it: [`pidfile`], [`status`], [`transcript`].
 //! 7. [`life`]: what the engine tells while the guest runs, and asks: does it start again?
-//! 8. [`end`]: why it ended, and the exit status that says so.
+//! 8. [`end`]: why it ended, and the exit status that says so. A [`fault`] of ours is a reason, too.
 //!
-//! [`error`] gathers what can go wrong on the way, [`report`] prints it in one line.
+//! [`error`] gathers what can go wrong on the way, [`report`] prints it in one line. [`seccomp`] is
+//! what the kernel keeps our threads from, should a guest ever take one over.
 //!
 //! `live` is that journey in one page. Nothing is made before everything that can be checked
 //! without making it has been; what is made goes away with this process, however it dies: a tap
@@ -27,11 +28,13 @@ pub mod cli;
 pub mod end;
 pub mod engine;
 pub mod error;
+pub mod fault;
 pub mod image;
 pub mod life;
 pub mod pidfile;
 pub mod plan;
 pub mod report;
+pub mod seccomp;
 pub mod status;
 pub mod stop;
 pub mod transcript;
@@ -53,6 +56,7 @@ use life::Life;
 use pidfile::PidFile;
 use plan::console::ConsolePlan;
 use status::{Event, Status};
+use stop::StopCause;
 use stop::signals::Signals;
 use transcript::Transcript;
 
@@ -63,6 +67,7 @@ use transcript::Transcript;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // A sharenet, or a guest's memory, that is cut short under us ends us with a sentence.
     lgswitch::sigbus::install(Some(restore_terminal));
+    fault::watch();
     let outcome = cli::parse(args).and_then(|invocation| match invocation {
         Invocation::Text(text) => print(&text).map(|()| 0),
         Invocation::Run(options) => {
@@ -95,7 +100,8 @@ fn run(options: &Options) -> Result<u8, Error> {
     // given.
     let signals = Signals::block()?;
     let status = Status::open(options.plan.life.status)?;
-    let end = live(options, signals, &status);
+    let end = fault::caught(|| live(options, signals, &status))
+        .unwrap_or(Ok(GuestEnd::Stopped(StopCause::Fault)));
     let (exit_status, reason) = match &end {
         Ok(end) => (end.exit_status(), end.to_string()),
         Err(error) => (error.exit_status(), error.to_string()),
@@ -161,6 +167,7 @@ fn live(options: &Options, signals: Signals, status: &Status) -> Result<GuestEnd
 
     // From here on signals are requests.
     let (stop, requests) = stop::channel()?;
+    fault::ends_guest(&stop)?;
     let size = ConsoleSize::unknown()?;
     let window = (life.console == ConsolePlan::Stdio).then(|| size.clone());
     signals.watch(&stop, life.grace, window)?;
@@ -193,7 +200,12 @@ fn live(options: &Options, signals: Signals, status: &Status) -> Result<GuestEnd
     // The engine is gone, so its end of the console is shut: what is left in between is printed,
     // and what the guest said last tells a panic from a reboot.
     let words = console.finish(&requests);
-    Ok(outcome?.explained_by(&words))
+    let end = outcome?.explained_by(&words);
+    // A guest that ended by itself meanwhile may have missed what we no longer did for it.
+    Ok(match fault::met() {
+        true => GuestEnd::Stopped(StopCause::Fault),
+        false => end,
+    })
 }
 
 /// Prints to stdout. A reader that has gone away is no trouble of ours.

@@ -27,7 +27,8 @@ pub fn say(text: &impl fmt::Display) {
 }
 
 fn line(text: &str) {
-    eprintln!("{text}");
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "{text}");
     if let Some(log) = LOG.get() {
         log.line(text);
     }

@@ -27,6 +27,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::plan::life::StatusFd;
+use crate::seccomp;
 
 /// How many lines are kept for a reader that does not read.
 const KEPT: usize = 64;
@@ -130,7 +131,10 @@ impl Status {
         let read = Arc::clone(&queue);
         thread::Builder::new()
             .name("status".into())
-            .spawn(move || read.write_to(out))
+            .spawn(move || {
+                seccomp::confine(seccomp::Work::AtTheConsole);
+                read.write_to(out);
+            })
             .map_err(Error::system::<io::Error>("start a thread"))?;
         Ok(Self(Some(queue)))
     }

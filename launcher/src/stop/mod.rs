@@ -1,4 +1,4 @@
-//! Requests to end the guest: three ^C on the console, or a signal to the launcher.
+//! Requests to end the guest: three ^C on the console, a signal to the launcher, or a fault of its own.
 //!
 //! They come from any thread and go to the engine, which waits on [`StopRequests`] beside
 //! whatever else it waits on: it is a file descriptor, readable while a request is there.
@@ -25,6 +25,8 @@ pub enum StopCause {
     Escape,
     /// Whoever sent this signal.
     Signal(Signal),
+    /// Ourselves, for a thread of ours has panicked.
+    Fault,
 }
 
 /// What an engine is asked to do.
@@ -92,8 +94,12 @@ pub struct StopSender(UnixStream);
 pub struct StopRequests(UnixStream);
 
 /// In a request's byte: a press of the button. The other bits are the signal's number (64 at
-/// most), or 0 for three ^C.
+/// most), or one of the two below.
 const BUTTON: u8 = 0x80;
+/// Three ^C.
+const ESCAPE: u8 = 0;
+/// A fault of ours.
+const FAULT: u8 = 0x7f;
 
 /// A line for requests.
 ///
@@ -112,8 +118,9 @@ impl StopSender {
     /// Asks for the guest to end.
     pub fn request(&self, request: StopRequest) {
         let number = |cause| match cause {
-            StopCause::Escape => 0,
+            StopCause::Escape => ESCAPE,
             StopCause::Signal(signal) => signal as u8,
+            StopCause::Fault => FAULT,
         };
         let byte = match request {
             StopRequest::PowerButton(cause) => BUTTON | number(cause),
@@ -143,7 +150,8 @@ impl StopRequests {
             return None;
         };
         let cause = match byte[0] & !BUTTON {
-            0 => StopCause::Escape,
+            ESCAPE => StopCause::Escape,
+            FAULT => StopCause::Fault,
             number => StopCause::Signal(Signal::try_from(i32::from(number)).ok()?),
         };
         Some(if byte[0] & BUTTON == 0 {
@@ -174,6 +182,7 @@ mod tests {
             StopRequest::PowerButton(TERMINATED),
             StopRequest::End(TERMINATED),
             StopRequest::End(StopCause::Escape),
+            StopRequest::End(StopCause::Fault),
         ];
         for request in made {
             stop.try_clone().unwrap().request(request);

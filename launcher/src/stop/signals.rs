@@ -21,6 +21,7 @@ use super::{Grace, StopCause, StopRequest, StopSender};
 use crate::backend::console::size::ConsoleSize;
 use crate::backend::console::terminal;
 use crate::error::Error;
+use crate::seccomp;
 
 /// The signals that ask a program to end.
 const ENDING: [Signal; 4] = [
@@ -97,6 +98,7 @@ struct Watch {
 
 impl Watch {
     fn run(mut self) {
+        seccomp::confine(seccomp::Work::AtTheConsole);
         while self.wait().is_ok() {
             let mut steps = Vec::new();
             while let Ok(Some(info)) = self.signals.read_signal() {

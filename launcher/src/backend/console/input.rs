@@ -20,6 +20,7 @@ use std::os::fd::AsRawFd;
 use super::escape::Escape;
 use super::terminal;
 use crate::error::Error;
+use crate::seccomp;
 use crate::stop::{StopCause, StopRequest, StopSender};
 
 /// How much is kept for a guest that does not listen, in bytes.
@@ -59,6 +60,7 @@ struct Input {
 
 impl Input {
     fn run(mut self) {
+        seccomp::confine(seccomp::Work::AtTheConsole);
         let is_terminal = terminal::is_one();
         while !(self.ended && self.kept.is_empty()) {
             if is_terminal && !terminal::is_foreground() {

@@ -11,6 +11,7 @@ use nix::unistd::write;
 
 use super::hearing::Hearing;
 use crate::error::Error;
+use crate::seccomp;
 use crate::transcript::Transcript;
 
 /// Starts the thread. The receiver's other end is dropped when the guest's end is closed and
@@ -36,6 +37,7 @@ pub(super) enum Output {
 }
 
 fn copy(hearing: &Hearing, mut to: Output, _printing: SyncSender<()>) {
+    seccomp::confine(seccomp::Work::AtTheConsole);
     let mut buffer = [0; 4096];
     loop {
         let bytes = hearing.wait(&mut buffer);

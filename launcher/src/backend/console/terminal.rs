@@ -1,12 +1,12 @@
 //! The terminal on stdin: raw while a guest has it, and as it was on every way out.
 //!
 //! What it was is kept in one static, so that any thread can put it back at any moment: the main
-//! thread at the end, the signal thread when nothing else helps, the panic hook before its message.
+//! thread at the end, the signal thread when nothing else helps, a [`fault`](crate::fault) before it is told.
 //! (`SIGKILL` is the one way out that nothing can follow; `stty sane` then helps.)
 
 use std::io::{IsTerminal, stdin};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
@@ -50,7 +50,6 @@ pub fn size_of(terminal: impl AsFd) -> Option<WindowSize> {
 /// Makes the terminal raw, if it is one and ours, so that every key goes to the guest. Does
 /// nothing if it is raw already.
 pub fn enter() {
-    restore_on_panic();
     let mut before = before();
     if before.is_none() && is_one() && is_foreground() {
         // A terminal that will not say how it is set can't be put back, so it stays as it is.
@@ -88,16 +87,4 @@ fn make_raw(settings: &Termios) -> bool {
     raw.output_flags
         .insert(settings.output_flags & (OutputFlags::OPOST | OutputFlags::ONLCR));
     tcsetattr(stdin().as_fd(), SetArg::TCSANOW, &raw).is_ok()
-}
-
-/// A panic prints its message before it unwinds; the terminal is put back before that.
-fn restore_on_panic() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let print = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            restore();
-            print(info);
-        }));
-    });
 }

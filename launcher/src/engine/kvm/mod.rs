@@ -13,7 +13,7 @@
 //! 5. [`acpi`]: how the kernel learns of all that.
 //! 6. [`machine`]: the parts together.
 //! 7. [`boot`]: kernel, initrd and command line in memory; [`cpu`]: the first instruction.
-//! 8. [`processors`]: one thread each, into the guest and out of it; [`seccomp`], what it may do.
+//! 8. [`processors`]: one thread each, into the guest and out of it; [`crate::seccomp`], what it may do.
 //! 9. [`run`]: until it is switched off.
 
 pub mod acpi;
@@ -28,7 +28,6 @@ pub mod memory;
 pub mod power;
 pub mod processors;
 pub mod run;
-pub mod seccomp;
 pub mod serial;
 pub mod virtio;
 pub mod vm;

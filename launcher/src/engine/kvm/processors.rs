@@ -17,8 +17,8 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use super::KvmError;
 use super::machine::Board;
-use super::power::{Ending, Power};
-use super::seccomp;
+use super::power::Ending;
+use crate::seccomp;
 
 /// The signal that fetches a processor out of the guest.
 const KICK: Signal = Signal::SIGUSR1;
@@ -63,8 +63,7 @@ impl Processors {
             let thread = thread::Builder::new()
                 .name(format!("cpu {number}"))
                 .spawn(move || {
-                    let _guard = EndOnPanic(&board.power);
-                    seccomp::confine();
+                    seccomp::confine(seccomp::Work::ForTheGuest);
                     work(cpu, number, &board);
                 })
                 .map_err(KvmError::prepare("start a processor's thread"))?;
@@ -103,18 +102,6 @@ fn unblock_inside(cpu: &VcpuFd) -> io::Result<()> {
     match unsafe { ioctl_with_ref(cpu, request::KVM_SET_SIGNAL_MASK(), &mask) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// A device's code that panics must not leave a machine that waits for ever.
-struct EndOnPanic<'a>(&'a Power);
-
-impl Drop for EndOnPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let why = "a fault of the launcher's own".into();
-            self.0.end(Ending::Failed(KvmError::Failed(why)));
-        }
     }
 }
 

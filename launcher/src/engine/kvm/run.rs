@@ -13,6 +13,7 @@ use super::processors::Processors;
 use crate::backend::console::size::ConsoleSize;
 use crate::end::GuestEnd;
 use crate::life::Life;
+use crate::seccomp;
 use crate::stop::{StopRequest, StopRequests};
 
 /// Runs a machine to its end.
@@ -25,6 +26,8 @@ pub fn run(
     size: &ConsoleSize,
     life: &Life,
 ) -> Result<GuestEnd, KvmError> {
+    // Made is all there is to make: what follows takes few rights, at a second start as at the first.
+    seccomp::confine(seccomp::Work::RunningTheGuest);
     let mut is_first = true;
     let end = loop {
         let cpus = machine.start()?;

@@ -31,8 +31,8 @@ use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd as vmm;
 
 use super::bus::MmioDevice;
-use super::seccomp;
 use super::virtio::console::Handover;
+use crate::seccomp;
 
 /// Its first port, the first serial port's of a PC.
 pub const PORT: u16 = 0x3f8;
@@ -102,10 +102,9 @@ impl SerialPort {
         let printed = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let (mut paper, done) = (console.try_clone()?, Arc::clone(&printed));
         let print = move || {
-            seccomp::confine();
+            seccomp::confine(seccomp::Work::ForTheGuest);
+            let _done = SignalledAtEnd(done);
             outbox.empty_into(&mut paper);
-            // Once is never too often.
-            let _ = done.write(1);
         };
         let output = thread::Builder::new()
             .name("serial output".into())
@@ -114,7 +113,7 @@ impl SerialPort {
         let input = thread::Builder::new()
             .name("serial input".into())
             .spawn(move || {
-                seccomp::confine();
+                seccomp::confine(seccomp::Work::ForTheGuest);
                 port.take_in(&typed, &handover);
             })?;
         Ok(Self {
@@ -166,6 +165,16 @@ impl SerialPort {
 impl AsFd for SerialPort {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.printed.as_fd()
+    }
+}
+
+/// Tells, when it is dropped, that no more is printed: however the thread ends that does it.
+struct SignalledAtEnd(Arc<EventFd>);
+
+impl Drop for SignalledAtEnd {
+    fn drop(&mut self) {
+        // Once is never too often.
+        let _ = self.0.write(1);
     }
 }
 

@@ -52,8 +52,8 @@ impl Options {
 pub fn serve(port: Port, listener: UnixListener, options: Options) -> io::Result<Service> {
     // Who has gone before we answer is not waited for.
     listener.set_nonblocking(true)?;
-    let label = options.label.clone();
-    Service::start(port, options.pairs, &label, move |card, remote| {
+    let (label, pairs) = (options.label.clone(), options.pairs);
+    let life = move |card: &mut Card, remote: &Remote| {
         let mut well = converse(card, &listener, &options, remote);
         while options.again && !remote.is_stopping() {
             if !well {
@@ -62,7 +62,8 @@ pub fn serve(port: Port, listener: UnixListener, options: Options) -> io::Result
             }
             well = converse(card, &listener, &options, remote);
         }
-    })
+    };
+    Service::start(port, pairs, &label, || (), life)
 }
 
 /// Waits for a VMM and talks with it to its end; tells whether all went well.

@@ -19,7 +19,8 @@ pub struct Service {
 
 impl Service {
     /// Serves a card on `port` with 1 to [`MAX_PAIRS`] pairs of queues: `life` is what its thread
-    /// does, and ends when the remote says so. Returns at once; `label` names the threads.
+    /// does, and ends when the remote says so. Returns at once; `label` names the threads, and `begin` is
+    /// what each of them does first.
     ///
     /// # Errors
     /// When threads or descriptors can't be made.
@@ -27,6 +28,7 @@ impl Service {
         port: Port,
         pairs: usize,
         label: &str,
+        begin: fn(),
         life: impl FnOnce(&mut Card, &Remote) + Send + 'static,
     ) -> io::Result<Self> {
         let (mut card, remote) = Card::new(port, pairs.clamp(1, MAX_PAIRS))?;
@@ -38,9 +40,11 @@ impl Service {
         };
         let rung = Arc::clone(&remote);
         service.spawn(format!("bell {label}"), move || {
+            begin();
             rung.bell.listen(|| rung.nudge());
         })?;
         service.spawn(format!("card {label}"), move || {
+            begin();
             life(&mut card, &remote);
             remote.stop();
         })?;

@@ -26,6 +26,7 @@ use super::hearing::{Hearing, Said};
 use super::size::ConsoleSize;
 use super::terminal;
 use crate::error::Error;
+use crate::seccomp;
 use backlog::Backlog;
 use pty::Pty;
 use socket::Socket;
@@ -112,6 +113,7 @@ struct Ready {
 
 impl Serving {
     fn run(mut self, printing: SyncSender<()>) {
+        seccomp::confine(seccomp::Work::AtTheConsole);
         let mut buffer = [0; 4096];
         while let Ok(ready) = self.wait() {
             if ready.guest.contains(PollFlags::POLLOUT) {

@@ -16,7 +16,7 @@ use super::chain::Broken;
 use super::description::Description;
 use super::device::{Device, Driver, Order, Orders, borrow};
 use super::vring::Vring;
-use crate::engine::kvm::seccomp;
+use crate::seccomp;
 
 /// What a device does.
 pub trait Work: Send + 'static {
@@ -97,7 +97,7 @@ struct Worker<W> {
 
 impl<W: Work> Worker<W> {
     fn live(mut self) {
-        seccomp::confine();
+        seccomp::confine(seccomp::Work::ForTheGuest);
         loop {
             self.wait();
             while let Some(order) = self.orders.next() {

@@ -16,7 +16,7 @@ use super::super::description::Description;
 use super::super::device::{Device, Driver, Order, Orders};
 use super::control::Control;
 use super::set_up;
-use crate::engine::kvm::seccomp;
+use crate::seccomp;
 
 /// Makes the card on `port`.
 ///
@@ -31,7 +31,9 @@ pub fn device(
     Device::new(description, |orders| {
         let mut registers = Registers::new(orders)?;
         let life = move |card: &mut Card, remote: &Remote| registers.live(card, remote);
-        let service = Service::start(port, pairs, &format!("eth{number}"), life)?;
+        let label = format!("eth{number}");
+        let confine = || seccomp::confine(seccomp::Work::ForTheGuest);
+        let service = Service::start(port, pairs, &label, confine, life)?;
         Ok(Box::new(service) as Box<dyn Any + Send>)
     })
 }
@@ -68,7 +70,6 @@ impl Registers {
 
     /// The card's life: one driver after another, until the guest has ended.
     fn live(&mut self, card: &mut Card, remote: &Remote) {
-        seccomp::confine();
         while let Err(end) = card.converse(self, remote) {
             tracing::debug!("{:?}: {end}", std::thread::current().name());
             self.forget_control();

@@ -33,7 +33,7 @@ use super::super::device::{Device, Driver, Order, Orders};
 use super::super::worker::joined_when_dropped;
 use super::control::Control;
 use super::set_up;
-use crate::engine::kvm::seccomp;
+use crate::seccomp;
 use receive::Receiver;
 use vhost::Vhost;
 
@@ -190,7 +190,7 @@ enum End {
 
 impl Card {
     fn live(mut self) {
-        seccomp::confine();
+        seccomp::confine(seccomp::Work::ForTheGuest);
         loop {
             match self.serve() {
                 Ok(()) => return,
