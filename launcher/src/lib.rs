@@ -55,9 +55,10 @@ use image::Image;
 use life::Life;
 use pidfile::PidFile;
 use plan::console::ConsolePlan;
+use plan::life::LifePlan;
 use status::{Event, Status};
-use stop::StopCause;
 use stop::signals::Signals;
+use stop::{Grace, StopCause};
 use transcript::Transcript;
 
 /// The whole program: reads the command line (the program's name first), runs the guest to its
@@ -148,10 +149,20 @@ fn dry_run(options: &Options) -> Result<(), Error> {
         pidfile::check(path)?;
     }
     let arguments = plan.arguments.with_defaults(engine.default_arguments());
+    let mut plan = plan.clone();
+    plan.life.grace = grace(&plan.life, &*engine);
     print(&format!(
         "engine    {}, because {why}\n{plan}arguments {arguments}\n",
         engine.name()
     ))
+}
+
+/// How long the guest may take to power off when a signal asks for that: no time, if it can't be asked.
+fn grace(life: &LifePlan, engine: &dyn Engine) -> Grace {
+    match engine.has_power_button() {
+        true => life.grace,
+        false => Grace::NONE,
+    }
 }
 
 /// Runs one guest from its plan to its end.
@@ -170,7 +181,7 @@ fn live(options: &Options, signals: Signals, status: &Status) -> Result<GuestEnd
     fault::ends_guest(&stop)?;
     let size = ConsoleSize::unknown()?;
     let window = (life.console == ConsolePlan::Stdio).then(|| size.clone());
-    signals.watch(&stop, life.grace, window)?;
+    signals.watch(&stop, grace(life, &*engine), window)?;
     let place = Place::open(&life.console)?;
     let devices = backend::open(plan, engine.interfaces(plan))?;
     if let Some(name) = place.name() {

@@ -13,6 +13,8 @@ pub enum Need {
     Root,
     /// Guests can be booted: launcher, KVM or QEMU, kernel, initramfs.
     Guests,
+    /// Tiny guests can be run: the binaries, and the guest or a compiler for it.
+    TinyGuests,
     /// The `launcher` and `lgswitch` binaries are built.
     Binaries,
     /// A program of the host, by name.
@@ -35,6 +37,10 @@ impl Need {
                     let qemu = Need::Tool("qemu-system-x86_64").unmet();
                     qemu.filter(|_| !machine::has_kvm())
                 }),
+            Need::TinyGuests => Need::Binaries.unmet().or_else(|| {
+                let compiler = Need::Tool("gcc").unmet();
+                compiler.filter(|_| std::env::var_os(machine::TINY_GUEST).is_none())
+            }),
             Need::Tool(name) => machine::tool(name)
                 .is_none()
                 .then(|| format!("needs the program `{name}`")),

@@ -22,11 +22,20 @@ use crate::wait::{self, PATIENCE};
 /// machine that emulates two more at the same time, it takes several seconds.
 const BOOT: Duration = Duration::from_secs(90);
 
+/// What a guest boots.
+#[derive(Clone, Copy, Debug)]
+enum System {
+    /// A stock kernel with a shell on its console, on whichever engine the launcher takes.
+    Linux,
+    /// The guest of `examples/guest`, on the engine `lguest`.
+    Tiny,
+}
+
 /// What a guest is to be, before it is started.
 pub struct GuestBuilder<'a> {
     lab: &'a Lab,
     name: String,
-    memory: String,
+    system: System,
     enter: Vec<String>,
     options: Vec<OsString>,
     kernel_arguments: Vec<String>,
@@ -37,10 +46,18 @@ impl<'a> GuestBuilder<'a> {
         GuestBuilder {
             lab,
             name: name.into(),
-            memory: "256".into(),
+            system: System::Linux,
             enter: Vec::new(),
             options: Vec::new(),
             kernel_arguments: vec!["quiet".into(), format!("host={name}")],
+        }
+    }
+
+    pub(crate) fn tiny(lab: &'a Lab, name: &str) -> Self {
+        GuestBuilder {
+            system: System::Tiny,
+            kernel_arguments: Vec::new(),
+            ..GuestBuilder::new(lab, name)
         }
     }
 
@@ -52,7 +69,7 @@ impl<'a> GuestBuilder<'a> {
     }
 
     /// A kernel argument; the guest's /init takes `ethN=ADDRESS/LEN,...` and others, see
-    /// `examples/guest-init`.
+    /// `examples/guest-init`. A tiny guest takes the jobs of `examples/guest/jobs.c`.
     #[must_use]
     pub fn kernel_argument(mut self, argument: &str) -> Self {
         self.kernel_arguments.push(argument.into());
@@ -69,7 +86,7 @@ impl<'a> GuestBuilder<'a> {
     /// The launcher's command line, whole.
     ///
     /// # Errors
-    /// If the launcher or the guests' image is missing.
+    /// If the launcher or the guests' image is missing, or a tiny guest can't be built.
     pub fn command(&self) -> Result<Command> {
         self.command_after(&[])
     }
@@ -79,14 +96,22 @@ impl<'a> GuestBuilder<'a> {
     /// # Errors
     /// As [`GuestBuilder::command`].
     pub fn command_after(&self, before: &[&str]) -> Result<Command> {
-        let image = machine::image()?;
         let mut words: Vec<OsString> = self.enter.iter().map(OsString::from).collect();
         words.extend(before.iter().map(OsString::from));
         words.push(machine::binary("launcher")?.into());
         words.extend(self.options.iter().cloned());
-        let mut initrd = OsString::from("--initrd=");
-        initrd.push(&image.initrd);
-        words.extend([initrd, self.memory.clone().into(), image.kernel.into()]);
+        match self.system {
+            System::Linux => {
+                let image = machine::image()?;
+                let mut initrd = OsString::from("--initrd=");
+                initrd.push(&image.initrd);
+                words.extend([initrd, "256".into(), image.kernel.into()]);
+            }
+            System::Tiny => {
+                let kernel = machine::tiny_guest(self.lab)?;
+                words.extend(["--engine=lguest".into(), "4".into(), kernel.into()]);
+            }
+        }
         words.extend(self.kernel_arguments.iter().map(OsString::from));
         let mut command = self.lab.command(&words[0]);
         command.args(&words[1..]);
@@ -173,6 +198,17 @@ impl Guest {
 
     fn told<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| format!("Guest {}; its launcher said: {}", self.name, self.errors()))
+    }
+
+    /// Waits until the guest prints `text`, and gives what it printed from there to the end of
+    /// that line. For guests that have no shell to ask.
+    ///
+    /// # Errors
+    /// With the console's transcript, if it does not.
+    pub fn prints(&mut self, text: &str) -> Result<String> {
+        let said = self.console.expect(text, BOOT);
+        let said = said.and_then(|_| self.console.expect("\n", PATIENCE));
+        self.told(said)
     }
 
     /// Waits for the guest's shell.

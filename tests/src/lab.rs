@@ -109,6 +109,13 @@ impl Lab {
         GuestBuilder::new(self, name)
     }
 
+    /// A tiny guest (`examples/guest`) to be started in this lab. It has no shell: it does what its
+    /// kernel arguments say, and prints what came of it.
+    #[must_use]
+    pub fn tiny_guest(&self, name: &str) -> GuestBuilder<'_> {
+        GuestBuilder::tiny(self, name)
+    }
+
     /// `left` and `right` on lan0, with the addresses .1 and .2, booted side by side.
     ///
     /// # Errors

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::lab::Lab;
 
 /// What a guest boots.
 #[derive(Clone, Debug)]
@@ -43,6 +45,38 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         );
     }
     Ok(path)
+}
+
+/// The tiny guest's kernel: `$TINY_GUEST` if set, else built in the lab by the example's own script.
+///
+/// # Errors
+/// What the script says, if it fails.
+pub fn tiny_guest(lab: &Lab) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(TINY_GUEST) {
+        return Ok(path.into());
+    }
+    let guest = lab.path("tiny-guest");
+    if !guest.exists() {
+        build_tiny_guest(&guest)?;
+    }
+    Ok(guest)
+}
+
+/// Where the tiny guest is, if it need not be built.
+pub(crate) const TINY_GUEST: &str = "TINY_GUEST";
+
+pub(crate) fn build_tiny_guest(into: &Path) -> Result<()> {
+    let script = repository().join("examples/guest/build.sh");
+    let output = Command::new(script)
+        .arg(into)
+        .output()
+        .context("Running examples/guest/build.sh")?;
+    ensure!(
+        output.status.success(),
+        "The tiny guest is not built: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
 }
 
 /// Where a program of the host is, if it is.

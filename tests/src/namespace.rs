@@ -5,10 +5,12 @@
 //! and the kernel takes the links, bridges, taps and addresses away with the namespace.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 /// A network namespace with only `lo` in it, up.
@@ -68,6 +70,24 @@ impl Namespace {
         let mut command = Command::new(&enter[0]);
         command.args(&enter[1..]).arg(program).stdin(Stdio::null());
         command
+    }
+
+    /// Does `work` in here, on a thread of its own: sockets it makes are this network's.
+    ///
+    /// # Errors
+    /// If the namespace can't be entered; the work's.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let network = File::open(format!("/proc/{}/ns/net", self.keeper.id()))
+            .context("Opening the namespace")?;
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(network, CloneFlags::CLONE_NEWNET).context("Entering the namespace")?;
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|_| bail!("What was done in the namespace panicked"))
+        })
     }
 
     /// Runs a command line of plain words in here; it must succeed.

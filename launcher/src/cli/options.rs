@@ -18,7 +18,8 @@ does not. The exit status is 0 when the guest powers off or reboots, 1 when it c
 be run, 2 for a wrong command line and after three ^C.
 
 SIGTERM, SIGINT and SIGHUP press the guest's power button. A guest that does not power off within
---grace is ended, with the exit status 128 and the signal's number; so is one at a second signal.";
+--grace is ended, with the exit status 128 and the signal's number; so is one at a second signal,
+and a guest without such a button, as those of the engine lguest, at the first.";
 
 /// All that may stand before `<mem-in-mb>`.
 pub(super) fn command() -> Command {

@@ -45,6 +45,11 @@ pub trait Engine {
     /// when it panics.
     fn default_arguments(&self) -> &'static [(&'static str, &'static str)];
 
+    /// Whether its guests have a power button to press. Those without are ended at the first signal.
+    fn has_power_button(&self) -> bool {
+        true
+    }
+
     /// What its guests' network interfaces are like.
     fn interfaces(&self, plan: &GuestPlan) -> Interfaces {
         let _ = plan;

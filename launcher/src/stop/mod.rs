@@ -33,7 +33,8 @@ pub enum StopCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopRequest {
     /// Press the power button, and let the guest run on: it may power itself off, or not heed it.
-    /// An engine without such a button, or whose guest does not run yet, ends it at once.
+    /// An engine whose guest does not run yet ends it at once; one without such a button is not
+    /// asked ([`Grace::NONE`]).
     PowerButton(StopCause),
     /// End the guest now, with what it has written to its disks safe on them.
     End(StopCause),
@@ -50,6 +51,9 @@ pub struct Grace(u32);
 pub struct GraceError(String);
 
 impl Grace {
+    /// The guest is ended at once.
+    pub const NONE: Self = Self(0);
+
     /// A day.
     const MAX: u32 = 24 * 60 * 60;
 

@@ -3,7 +3,7 @@
 //!
 //! | signal | the first | the second | the third |
 //! |---|---|---|---|
-//! | `SIGTERM`, `SIGINT`, `SIGHUP` | presses the guest's power button, and ends the guest when its grace is over | ends the guest at once | ends the launcher, whatever the engine does |
+//! | `SIGTERM`, `SIGINT`, `SIGHUP` | presses the guest's power button, and ends the guest when its grace is over; without either, acts as the second | ends the guest at once | ends the launcher, whatever the engine does |
 //! | `SIGQUIT` | ends the guest at once | as the third | |
 //! | `SIGCONT`, `SIGWINCH` | the terminal is ours again; it has another size | | |
 

@@ -121,6 +121,10 @@ impl Engine for Lguest {
         &[]
     }
 
+    fn has_power_button(&self) -> bool {
+        false
+    }
+
     fn interfaces(&self, _: &GuestPlan) -> Interfaces {
         Interfaces {
             guest_writes_address: true,

@@ -88,7 +88,7 @@ impl Session<'_> {
     fn look(&mut self) -> Result<bool, Trouble> {
         let ready = self.inputs.ready()?;
         if ready.has(Source::Stop) {
-            // There is no power button on it, so the first request is the last.
+            // There is no power button on it, so any request is the last.
             self.stopped = self.stop.take().map(|request| match request {
                 StopRequest::PowerButton(cause) | StopRequest::End(cause) => cause,
             });
