@@ -11,6 +11,9 @@ mod console;
 #[path = "devices.rs"]
 mod devices;
 #[expect(dead_code, reason = "it has a main of its own")]
+#[path = "lguest.rs"]
+mod lguest;
+#[expect(dead_code, reason = "it has a main of its own")]
 #[path = "segment.rs"]
 mod segment;
 #[expect(dead_code, reason = "it has a main of its own")]
@@ -72,6 +75,10 @@ fn main() {
             "a_guest_on_a_bridge_reaches_the_lan",
             "tcp_over_a_tap_arrives_intact_both_ways",
         ],
+    ));
+    claims.extend(of(
+        &lguest::claims(),
+        &["a_tiny_guest_and_a_stock_kernel_ping_each_other"],
     ));
     system_tests::test_host::main(claims)
 }

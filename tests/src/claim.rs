@@ -23,7 +23,7 @@ pub enum Need {
 
 impl Need {
     /// Why this machine does not meet the need, if it does not.
-    fn unmet(self) -> Option<String> {
+    pub(crate) fn unmet(self) -> Option<String> {
         match self {
             Need::Root => (!nix::unistd::geteuid().is_root()).then(|| "needs root".into()),
             Need::Binaries => machine::binary("launcher")

@@ -65,6 +65,7 @@ pub fn tiny_guest(lab: &Lab) -> Result<PathBuf> {
 /// Where the tiny guest is, if it need not be built.
 pub(crate) const TINY_GUEST: &str = "TINY_GUEST";
 
+/// Builds the tiny guest with this machine's compiler.
 pub(crate) fn build_tiny_guest(into: &Path) -> Result<()> {
     let script = repository().join("examples/guest/build.sh");
     let output = Command::new(script)

@@ -23,6 +23,9 @@ pub const NEEDS: &[Need] = &[
 /// if it has to be made, a few more.
 const BOOT: Duration = Duration::from_secs(180);
 
+/// Where the tiny guest is on it.
+pub const TINY_GUEST: &str = "/boot/tiny-guest";
+
 /// A running test host. Dropping it ends it; its disk forgets what was written.
 pub struct TestHost {
     /// The script, and then QEMU in its place.
@@ -32,7 +35,7 @@ pub struct TestHost {
 
 impl TestHost {
     /// Starts the host, with these programs of this machine on its disk (see `tests/test-host`),
-    /// and waits for its shell and its `/dev/kvm`. It ends at the latest with the thread that calls
+    /// and the tiny guest if this machine can build it at [`TINY_GUEST`], and waits for its shell and its `/dev/kvm`. It ends at the latest with the thread that calls
     /// this.
     ///
     /// # Errors
@@ -48,6 +51,14 @@ impl TestHost {
             .env("GUEST_KERNEL", image.kernel)
             .env("GUEST_INITRD", image.initrd)
             .args(["--name", name]);
+        let built = tempfile::tempdir().context("Making a folder for the tiny guest")?;
+        if Need::TinyGuests.unmet().is_none() {
+            let guest = built.path().join("guest");
+            machine::build_tiny_guest(&guest)?;
+            script
+                .arg("--file")
+                .arg(format!("{}={TINY_GUEST}", guest.display()));
+        }
         for program in programs {
             script.arg("--with").arg(program);
         }

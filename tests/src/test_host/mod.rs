@@ -31,7 +31,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::claim::{Claim, unmet};
 use crate::machine;
-use host::TestHost;
+use host::{TINY_GUEST, TestHost};
 
 /// In the test host this is set for the test program: it has no other host to turn to.
 const INSIDE: &str = "INSIDE_TEST_HOST";
@@ -70,7 +70,7 @@ fn in_test_host(name: &str) -> Result<Outcome> {
     };
     let answer = host.run(
         &format!(
-            "{INSIDE}=1 {} --color never --exact {name}",
+            "[ ! -e {TINY_GUEST} ] || export TINY_GUEST={TINY_GUEST}; {INSIDE}=1 {} --color never --exact {name}",
             inside.to_string_lossy()
         ),
         PATIENCE,
