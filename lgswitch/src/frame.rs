@@ -189,6 +189,7 @@ pub struct Gather<'a> {
 
 impl<'a> Gather<'a> {
     /// The frame whose bytes are `parts`, one after another.
+    #[inline]
     pub fn new(parts: &'a [SharedBytes<'a>]) -> Self {
         Self {
             parts,

@@ -164,7 +164,7 @@ impl Mapping {
     /// Copies a record in: four words, little endian, and the frame after them. As
     /// [`write`](Self::write); `offset` is at the start of a cache line, and the frame's parts are private
     /// memory, a guest's, or another mapping's, never where it is put.
-    #[inline]
+    #[inline(always)]
     pub fn put(&self, offset: u64, head: [u64; 4], frame: &Gather<'_>) {
         let to = self.at(offset, size_of_val(&head) + frame.len(), LINE);
         sync::before_copy();

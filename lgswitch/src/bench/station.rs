@@ -75,7 +75,7 @@ impl Station {
     }
 
     /// Sends, however long it takes the receiver to make room.
-    #[inline]
+    #[inline(always)]
     fn insist(&mut self, header: &VnetHeader, frame: &[u8]) -> Result<()> {
         let parts = [frame.into()];
         let frame = Gather::new(&parts);
