@@ -1,11 +1,14 @@
 //! Disks.
 
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use launcher::backend::block::Disk;
 use launcher::engine::kvm::virtio::block;
 use launcher::plan::disk::BlockPlan;
+use launcher::seccomp;
 use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::driver::*;
 
@@ -19,6 +22,8 @@ crate::tests!(
     what_nobody_knows_is_answered_so,
     a_request_without_header_or_place_for_the_answer_breaks_the_device,
     a_disk_serves_again_after_a_reset,
+    many_requests_at_once_are_all_done_with_or_without_rings,
+    what_is_under_way_at_a_reset_touches_nothing_afterwards,
 );
 
 const OK: u8 = 0;
@@ -32,6 +37,11 @@ struct Bed {
 
 impl Bed {
     fn new(size: u64, options: &str) -> Self {
+        Self::made(size, options, true)
+    }
+
+    /// With or without an io_uring.
+    fn made(size: u64, options: &str, rings: bool) -> Self {
         // Beside the program: /tmp may be a filesystem without direct I/O.
         let folder = std::env::current_exe().unwrap();
         let file = NamedTempFile::new_in(folder.parent().unwrap()).unwrap();
@@ -39,7 +49,14 @@ impl Bed {
         let mut value = file.path().as_os_str().to_owned();
         value.push(options);
         let disk = Disk::open(&BlockPlan::parse(&value).unwrap()).unwrap();
-        let driver = Driver::started(block::device(disk, 0).unwrap(), 0);
+        let device = std::thread::spawn(move || {
+            if !rings {
+                // To be had by nobody from here on.
+                seccomp::confine(seccomp::Work::RunningTheGuest);
+            }
+            block::device(disk, 0).unwrap()
+        });
+        let driver = Driver::started(device.join().unwrap(), 0);
         Self { file, driver }
     }
 
@@ -97,8 +114,12 @@ fn what_was_written_is_read_and_is_in_the_file() {
 
 fn buffers_and_sectors_of_any_alignment_do() {
     // Direct, and through the cache.
-    for size in [1 << 20, (1 << 20) + 512] {
-        let bed = Bed::new(size, "");
+    let sizes = [1 << 20, (1 << 20) + 512];
+    for (size, rings) in sizes
+        .into_iter()
+        .flat_map(|size| [(size, true), (size, false)])
+    {
+        let bed = Bed::made(size, "", rings);
         let mut whole = pattern(size as usize, 3);
         bed.file.as_file().write_all_at(&whole, 0).unwrap();
         for (turn, (sector, len, skip)) in (5..).zip([
@@ -223,5 +244,96 @@ fn a_disk_serves_again_after_a_reset() {
         bed.driver.reset();
         bed.driver.start(0);
         assert_eq!(bed.read(turn, 512), [turn as u8 + 1; 512]);
+    }
+}
+
+/// Makes requests of one run each available together: kind, sector, address, length. Gives where their
+/// answers will be.
+fn offer_all(bed: &Bed, requests: &[(u32, u64, u64, u32)]) -> Vec<u64> {
+    let driver = &bed.driver;
+    let mut answers = Vec::new();
+    for (number, &(kind, sector, at, len)) in (0u16..).zip(requests) {
+        let head = 3 * number;
+        let mut header = kind.to_le_bytes().to_vec();
+        header.extend([0; 4]);
+        header.extend(sector.to_le_bytes());
+        let header = driver.put(&header);
+        let answer = driver.put(&[0xee]);
+        driver.descriptor(0, head, header, 16, 1, head + 1);
+        driver.descriptor(
+            0,
+            head + 1,
+            at,
+            len,
+            1 | if kind == 0 { 2 } else { 0 },
+            head + 2,
+        );
+        driver.descriptor(0, head + 2, answer, 1, 2, 0);
+        answers.push(answer);
+    }
+    for number in (0u16..).take(requests.len()) {
+        driver.make_available(0, 3 * number);
+    }
+    driver.kick(0);
+    answers
+}
+
+fn many_requests_at_once_are_all_done_with_or_without_rings() {
+    for rings in [true, false] {
+        let bed = Bed::made(4 << 20, "", rings);
+        let before = pattern(4 << 20, 7);
+        bed.file.as_file().write_all_at(&before, 0).unwrap();
+        for turn in 0..20u16 {
+            let at = |unit: usize| bed.driver.room(64 << 10).next_multiple_of(4096) + unit as u64;
+            // The third is one that can't be handed on.
+            let places = [at(0), at(0), at(1), at(0), at(0)];
+            let sectors = [0, 128, 257, 1024, 4096].map(|sector| sector + 8 * u64::from(turn));
+            let requests: Vec<_> = sectors
+                .into_iter()
+                .zip(places)
+                .map(|(sector, place)| (0, sector, place, 16 << 10))
+                .collect();
+            let answers = offer_all(&bed, &requests);
+            let mut heads: Vec<_> = (0..5).map(|place| bed.driver.used(0, place).0).collect();
+            heads.sort_unstable();
+            assert_eq!(heads, [0, 3, 6, 9, 12]);
+            for ((sector, place), answer) in sectors.into_iter().zip(places).zip(answers) {
+                assert_eq!(bed.driver.get(answer, 1), [OK]);
+                let start = sector as usize * 512;
+                assert!(bed.driver.get(place, 16 << 10) == before[start..][..16 << 10]);
+            }
+            assert_eq!(bed.driver.used_count(0), 5);
+            bed.driver.reset();
+            bed.driver.start(0);
+        }
+    }
+}
+
+fn what_is_under_way_at_a_reset_touches_nothing_afterwards() {
+    let bed = Bed::new(4 << 20, "");
+    // On the medium, so that to read it takes a while.
+    let bytes = pattern(4 << 20, 1);
+    bed.file.as_file().write_all_at(&bytes, 0).unwrap();
+    bed.file.as_file().sync_all().unwrap();
+    for turn in 0..100 {
+        let at = bed.driver.room((2 << 20) + 4096).next_multiple_of(4096);
+        let piece = 512 << 10;
+        let requests = [0, 1, 2, 3].map(|n| (0, 0, at + n * piece, piece as u32));
+        offer_all(&bed, &requests);
+        // At first before it is begun, at last when it is done.
+        std::thread::sleep(Duration::from_micros(20 * turn));
+        bed.driver.reset();
+        // The guest has another use for it.
+        bed.driver
+            .memory
+            .write_slice(&[0xaa; 2 << 20], GuestAddress(at))
+            .unwrap();
+        bed.driver.start(0);
+        // It serves again, elsewhere.
+        bed.driver.room((2 << 20) + 8192);
+        assert_eq!(bed.request(0, 0, &[(HIGH, 4096, true)]).0, OK);
+        assert!(bed.driver.get(at, 2 << 20).iter().all(|&byte| byte == 0xaa));
+        bed.driver.reset();
+        bed.driver.start(0);
     }
 }

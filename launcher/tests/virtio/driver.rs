@@ -66,7 +66,7 @@ impl Wiring for Wires {
 pub struct Driver {
     pub memory: GuestMemoryMmap,
     pub registers: Transport,
-    interrupt: EventFd,
+    pub interrupt: EventFd,
     doorbells: HashMap<(u64, u32), EventFd>,
     /// Chains made available in each queue, and the next free place for data.
     available: Vec<Cell<u16>>,

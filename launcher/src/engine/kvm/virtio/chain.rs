@@ -43,7 +43,11 @@ impl<'m> Chain<'m> {
         memory: &'m GuestMemoryMmap,
     ) -> Result<Self, Broken> {
         let head = chain.head_index();
-        let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
+        let empty = Buffers {
+            memory,
+            runs: Vec::new(),
+        };
+        let (mut readable, mut writable) = (empty.clone(), empty);
         let mut whole = false;
         for descriptor in chain {
             // What ends before a descriptor without a successor was cut off: a loop, or nonsense.
@@ -73,8 +77,10 @@ impl<'m> Chain<'m> {
 }
 
 /// Runs of memory, used up from the front.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct Buffers<'m> {
+    /// What they are runs of.
+    memory: &'m GuestMemoryMmap,
     runs: Vec<VolatileSlice<'m>>,
 }
 
@@ -114,7 +120,10 @@ impl<'m> Buffers<'m> {
             whole += 1;
         }
         self.runs.drain(..whole);
-        Self { runs: taken }
+        Self {
+            memory: self.memory,
+            runs: taken,
+        }
     }
 
     /// Copies bytes out, as many as fit in `out` and are there; tells how many.
@@ -140,5 +149,49 @@ impl<'m> Buffers<'m> {
             done += run.len();
         }
         done
+    }
+
+    /// The same buffers, for longer than their memory is at hand: for a kernel that reads and writes them
+    /// meanwhile.
+    pub fn hold(&self) -> Held {
+        let part = |run: &VolatileSlice<'_>| libc::iovec {
+            iov_base: run.ptr_guard_mut().as_ptr().cast(),
+            iov_len: run.len(),
+        };
+        Held {
+            parts: self.runs.iter().map(part).collect(),
+            memory: self.memory.clone(),
+        }
+    }
+}
+
+/// Buffers that keep the memory they are in.
+#[derive(Debug)]
+pub struct Held {
+    parts: Vec<libc::iovec>,
+    memory: GuestMemoryMmap,
+}
+
+// SAFETY: the addresses are of memory that every thread has, and that goes only with `memory`, which
+// itself may go to any thread.
+unsafe impl Send for Held {}
+
+impl Held {
+    /// As a system call takes them.
+    pub fn parts(&self) -> &[libc::iovec] {
+        &self.parts
+    }
+
+    /// As they were.
+    pub fn buffers(&self) -> Buffers<'_> {
+        let run = |part: &libc::iovec| {
+            // SAFETY: the part is a run of `memory`, of that length, as a volatile slice of it was; and
+            // `memory` is borrowed as long as the new one is there.
+            unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) }
+        };
+        Buffers {
+            memory: &self.memory,
+            runs: self.parts.iter().map(run).collect(),
+        }
     }
 }

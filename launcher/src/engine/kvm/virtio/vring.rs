@@ -21,6 +21,8 @@ pub struct Vring {
 pub enum Outcome {
     /// It is done, and so many bytes were written to its buffers.
     Done(u32),
+    /// It is under way, and will be [completed](Vring::complete) by its head.
+    UnderWay,
     /// Not now: it stays where it is, as do those behind it.
     Later,
 }
@@ -61,16 +63,38 @@ impl Vring {
                 return Ok(self.queue.enable_notification(memory)?);
             };
             let mut chain = Chain::new(chain, memory)?;
-            let Outcome::Done(written) = each(&mut chain)? else {
-                self.queue.go_to_previous_position();
-                self.queue.enable_notification(memory)?;
-                return Ok(false);
-            };
-            self.queue.add_used(memory, chain.head, written)?;
-            if self.queue.needs_notification(memory)? {
-                self.shared.interrupt.used();
+            match each(&mut chain)? {
+                Outcome::Done(written) => {
+                    self.queue.add_used(memory, chain.head, written)?;
+                    if self.queue.needs_notification(memory)? {
+                        self.shared.interrupt.used();
+                    }
+                }
+                Outcome::UnderWay => {}
+                Outcome::Later => {
+                    self.queue.go_to_previous_position();
+                    self.queue.enable_notification(memory)?;
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
+    }
+
+    /// Gives requests back that were under way: of each its head, and how many bytes were written to its
+    /// buffers.
+    ///
+    /// # Errors
+    /// The driver broke the rules; the queue is not to be touched any more.
+    pub fn complete(&mut self, done: impl Iterator<Item = (u16, u32)>) -> Result<(), Broken> {
+        let mut any = false;
+        for (head, written) in done {
+            self.queue.add_used(&self.memory, head, written)?;
+            any = true;
+        }
+        if any && self.queue.needs_notification(&self.memory)? {
+            self.shared.interrupt.used();
+        }
+        Ok(())
     }
 }

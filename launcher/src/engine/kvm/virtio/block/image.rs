@@ -4,7 +4,7 @@
 //! addresses are multiples of a *unit* that depends on the filesystem: 512 bytes, or 4096. There is no
 //! asking for it on all kernels, so it is tried: the first `EINVAL` tells. Guests mostly keep to
 //! it. What does not goes through a buffer of ours, in whole units; a write that covers a unit in part
-//! reads that first. (Nobody writes in between: one thread does all of a disk.)
+//! reads that first. (Nobody writes in between: nothing else is under way then.)
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -12,8 +12,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use vm_memory::VolatileSlice;
 
 use super::Buffers;
+use super::ring::Operation;
 use crate::backend::block::{Disk, SECTOR};
 
 /// The largest unit in use, in bytes. A disk that is accessed directly is a multiple of it.
@@ -91,6 +93,19 @@ impl Image {
         Ok(())
     }
 
+    /// Whether the file does this with these buffers without our help.
+    pub fn passes_on(&self, operation: Operation, buffers: &Buffers<'_>) -> bool {
+        match operation {
+            Operation::Read(at) | Operation::Write(at) => self.fits(at, buffers),
+            Operation::Flush => true,
+        }
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        &self.disk.file
+    }
+
     /// Has everything written on the medium.
     ///
     /// # Errors
@@ -166,11 +181,7 @@ impl Image {
         at: u64,
         buffers: &mut Buffers<'_>,
     ) -> io::Result<bool> {
-        let fits = |n: u64| n.is_multiple_of(self.unit);
-        let fit = |run: &vm_memory::VolatileSlice<'_>| {
-            fits(run.ptr_guard().as_ptr() as u64) && fits(run.len() as u64)
-        };
-        if !(fits(at) && buffers.runs().iter().all(fit)) {
+        if !self.fits(at, buffers) {
             return Ok(false);
         }
         let mut rest = buffers.clone();
@@ -195,6 +206,15 @@ impl Image {
             }
         }
         Ok(true)
+    }
+
+    /// Whether they are aligned for direct I/O, if that is how the file is accessed.
+    fn fits(&self, at: u64, buffers: &Buffers<'_>) -> bool {
+        let fits = |n: u64| n.is_multiple_of(self.unit);
+        let fit = |run: &VolatileSlice<'_>| {
+            fits(run.ptr_guard().as_ptr() as u64) && fits(run.len() as u64)
+        };
+        fits(at) && buffers.runs().iter().all(fit)
     }
 
     /// The first piece of `len` bytes at `at` that goes through the buffer.

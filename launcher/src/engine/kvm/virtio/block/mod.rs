@@ -1,27 +1,35 @@
 //! A disk (Virtual I/O Device 1.2, 5.2): requests of the guest become reads and writes of the
 //! [`Disk`]'s file.
 //!
-//! One thread a disk does them one after another, in the guest's memory where the kernel can
-//! ([`image`] has the exceptions). A request says what, where, and how much; all of it is checked
-//! against the disk's size before anything is touched. What can't be done is answered with an error,
-//! which the guest's filesystem sees; only a request that has no place for an answer breaks the device.
+//! A request says what, where, and how much; all of it is checked against the disk's size before
+//! anything is touched. Reads, writes and flushes are then handed to the kernel, which works in the
+//! guest's memory, many at a time ([`ring`]). What takes more than to be passed on (an odd alignment, a
+//! discard, a kernel without rings) is done here and now, alone, when all else has landed ([`image`]).
+//! So nothing is said of the order of requests that the guest has under way together, as on any disk;
+//! and a flush covers all writes that were answered before it was asked for (5.2.6.2).
+//!
+//! What can't be done is answered with an error, which the guest's filesystem sees; only a request that
+//! has no place for an answer breaks the device.
 
 mod image;
+mod ring;
 
 use std::io;
 
+use nix::poll::PollFlags;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::ByteValued;
 
-use super::chain::{Broken, Buffers, Chain};
+use super::chain::{Broken, Buffers, Chain, Held};
 use super::description::{Config, Description};
 use super::device::Device;
 use super::vring::{Outcome, Vring};
-use super::worker::{self, Work};
+use super::worker::{self, Source, Work};
 use crate::backend::block::{Disk, SECTOR};
 use crate::plan::disk::DiskSerial;
 use image::Image;
+use ring::{Flight, Operation, Ring};
 
 /// Requests that can wait, and, less the header and the answer, the runs of memory in one.
 const QUEUE: u16 = 256;
@@ -87,8 +95,46 @@ impl From<io::Error> for Failure {
 
 struct Block {
     image: Image,
+    /// None if the kernel has none for us.
+    ring: Option<Ring<Asked>>,
+    /// What has landed, and is to be given back: heads, and bytes written.
+    landed: Vec<(u16, u32)>,
     read_only: bool,
     id: [u8; VIRTIO_BLK_ID_BYTES as usize],
+}
+
+/// A request that is under way.
+struct Asked {
+    head: u16,
+    operation: Operation,
+    data: Held,
+    /// The byte for its answer.
+    answer: Held,
+}
+
+impl Flight for Asked {
+    fn parts(&self) -> &[libc::iovec] {
+        self.data.parts()
+    }
+}
+
+impl Asked {
+    /// Says how it went; gives what the queue is to be told.
+    fn answered(self, done: &Result<usize, Failure>) -> (u16, u32) {
+        (self.head, answer(&mut self.answer.buffers(), done))
+    }
+}
+
+/// Says how a request went, in the last byte of it; tells how many bytes were written in all.
+fn answer(place: &mut Buffers<'_>, done: &Result<usize, Failure>) -> u32 {
+    let (status, written) = match done {
+        Ok(written) => (VIRTIO_BLK_S_OK, *written),
+        Err(Failure::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
+        Err(Failure::Io) => (VIRTIO_BLK_S_IOERR, 0),
+    };
+    place.write(&[status as u8]);
+    // Together they are less than 4 GiB, as the chain is.
+    written as u32 + 1
 }
 
 /// Makes the device of `disk`, number `number` of the guest's.
@@ -124,6 +170,10 @@ pub fn device(disk: Disk, number: usize) -> io::Result<Device> {
     let block = Block {
         read_only: disk.read_only,
         image: Image::new(disk),
+        ring: Ring::new()
+            .inspect_err(|error| tracing::debug!("a disk without io_uring: {error}"))
+            .ok(),
+        landed: Vec::new(),
         id,
     };
     worker::device(&format!("disk {number}"), description, block)
@@ -148,63 +198,157 @@ fn configuration(size: u64) -> Vec<u8> {
 
 impl Work for Block {
     fn serve(&mut self, _: usize, queue: &mut Vring) -> Result<bool, Broken> {
-        queue.serve(|chain| self.answer(chain).map(Outcome::Done))
+        self.land(false);
+        queue.complete(self.landed.drain(..))?;
+        let more = queue.serve(|chain| self.take_on(chain))?;
+        let all_submitted = self.ring.as_mut().is_none_or(Ring::submit);
+        queue.complete(self.landed.drain(..))?;
+        Ok(more || !all_submitted)
+    }
+
+    fn sources(&self) -> Vec<Source<'_>> {
+        let under_way = self.ring.as_ref().filter(|ring| !ring.is_idle());
+        let source = under_way.map(|ring| Source {
+            fd: ring.landed(),
+            event: PollFlags::POLLIN,
+            queue: 0,
+        });
+        source.into_iter().collect()
+    }
+
+    fn stop(&mut self) {
+        self.land(true);
+        self.landed.clear();
     }
 }
 
 impl Block {
-    /// Does a request and says how it went, in the last byte of it; gives the number of bytes
-    /// written.
-    fn answer(&mut self, chain: &mut Chain<'_>) -> Result<u32, Broken> {
+    /// Does a request, or has the kernel do it.
+    fn take_on(&mut self, chain: &mut Chain<'_>) -> Result<Outcome, Broken> {
         let header = chain.readable.read_object::<Header>();
         let header = header.ok_or(Broken("a request of a disk without a header"))?;
         let room = chain.writable.len().checked_sub(1);
         let room = room.ok_or(Broken("a request of a disk without a place for its answer"))?;
-        let data = chain.writable.take(room);
-        let (status, written) = match self.request(header, &mut chain.readable, data) {
-            Ok(written) => (VIRTIO_BLK_S_OK, written),
-            Err(Failure::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
-            Err(Failure::Io) => (VIRTIO_BLK_S_IOERR, 0),
+        let wanted = chain.writable.take(room);
+        let done = match self.operation(header, &chain.readable, &wanted) {
+            Err(failure) => Err(failure),
+            Ok(None) => self.other(header, &mut chain.readable, wanted),
+            Ok(Some(operation)) => {
+                let data = match operation {
+                    Operation::Read(_) => wanted,
+                    Operation::Write(_) => chain.readable.clone(),
+                    Operation::Flush => chain.readable.take(0),
+                };
+                match &mut self.ring {
+                    Some(ring) if self.image.passes_on(operation, &data) => {
+                        let asked = Asked {
+                            head: chain.head,
+                            operation,
+                            data: data.hold(),
+                            answer: chain.writable.hold(),
+                        };
+                        return Ok(match ring.prepare(self.image.file(), operation, asked) {
+                            true => Outcome::UnderWay,
+                            false => Outcome::Later,
+                        });
+                    }
+                    _ => {
+                        self.land(true);
+                        self.carry_out(operation, data)
+                    }
+                }
+            }
         };
-        chain.writable.write(&[status as u8]);
-        // Together they are less than 4 GiB, as the chain is.
-        Ok(written as u32 + 1)
+        Ok(Outcome::Done(answer(&mut chain.writable, &done)))
     }
 
-    /// Does a request: with `given` by the guest, and `wanted` by it. Gives the bytes written there.
-    fn request(
+    /// Takes what has landed; all that is under way, if `all` is to be waited for.
+    fn land(&mut self, all: bool) {
+        let Some(ring) = &mut self.ring else { return };
+        let mut anew = Vec::new();
+        loop {
+            while let Some((asked, result)) = ring.next() {
+                let len = asked.data.buffers().len();
+                match (asked.operation, result) {
+                    (Operation::Flush, Ok(_)) => self.landed.push(asked.answered(&Ok(0))),
+                    (Operation::Read(_), Ok(count)) if count == len => {
+                        self.landed.push(asked.answered(&Ok(len)));
+                    }
+                    (Operation::Write(_), Ok(count)) if count == len => {
+                        self.landed.push(asked.answered(&Ok(0)));
+                    }
+                    // In part, or not at all.
+                    _ => anew.push(asked),
+                }
+            }
+            if ring.is_idle() || !all && anew.is_empty() {
+                break;
+            }
+            ring.wait();
+        }
+        // By the way that knows the exceptions, and whose error counts.
+        for asked in anew {
+            let done = self.carry_out(asked.operation, asked.data.buffers());
+            self.landed.push(asked.answered(&done));
+        }
+    }
+
+    /// Does a request here and now. Nothing else is to be under way.
+    fn carry_out(&mut self, operation: Operation, mut data: Buffers<'_>) -> Result<usize, Failure> {
+        match operation {
+            Operation::Read(at) => {
+                let len = data.len();
+                self.image.read(at, data)?;
+                return Ok(len);
+            }
+            Operation::Write(at) => self.image.write(at, &mut data)?,
+            Operation::Flush => self.image.flush()?,
+        }
+        Ok(0)
+    }
+
+    /// What the kernel could do of a request, which is inside the disk then.
+    fn operation(
+        &self,
+        header: Header,
+        given: &Buffers<'_>,
+        wanted: &Buffers<'_>,
+    ) -> Result<Option<Operation>, Failure> {
+        let sector = u64::from_le(header.sector);
+        Ok(Some(match u32::from_le(header.kind) {
+            VIRTIO_BLK_T_IN => Operation::Read(self.place(sector, wanted.len() as u64)?),
+            VIRTIO_BLK_T_OUT => {
+                self.may_change()?;
+                Operation::Write(self.place(sector, given.len() as u64)?)
+            }
+            VIRTIO_BLK_T_FLUSH => Operation::Flush,
+            _ => return Ok(None),
+        }))
+    }
+
+    fn may_change(&self) -> Result<(), Failure> {
+        match self.read_only {
+            true => Err(Failure::Io),
+            false => Ok(()),
+        }
+    }
+
+    /// Does a request of another kind: with `given` by the guest, and `wanted` by it. Gives the bytes
+    /// written there.
+    fn other(
         &mut self,
         header: Header,
         given: &mut Buffers<'_>,
         mut wanted: Buffers<'_>,
     ) -> Result<usize, Failure> {
-        let sector = u64::from_le(header.sector);
-        let kind = u32::from_le(header.kind);
-        let changes = matches!(
-            kind,
-            VIRTIO_BLK_T_OUT | VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES
-        );
-        if changes && self.read_only {
-            return Err(Failure::Io);
-        }
-        match kind {
-            VIRTIO_BLK_T_IN => {
-                let len = wanted.len();
-                let at = self.place(sector, len as u64)?;
-                self.image.read(at, wanted)?;
-                return Ok(len);
-            }
-            VIRTIO_BLK_T_OUT => {
-                let at = self.place(sector, given.len() as u64)?;
-                self.image.write(at, given)?;
-            }
-            VIRTIO_BLK_T_FLUSH => self.image.flush()?,
+        match u32::from_le(header.kind) {
             VIRTIO_BLK_T_GET_ID => return Ok(wanted.write(&self.id)),
             VIRTIO_BLK_T_DISCARD => {
                 let (at, len, flags) = self.range(given, MOST_DISCARDED)?;
                 if flags != 0 {
                     return Err(Failure::Unsupported);
                 }
+                self.land(true);
                 self.image.discard(at, len)?;
             }
             VIRTIO_BLK_T_WRITE_ZEROES => {
@@ -212,6 +356,7 @@ impl Block {
                 if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 {
                     return Err(Failure::Unsupported);
                 }
+                self.land(true);
                 self.image.zero(at, len, flags != 0)?;
             }
             _ => return Err(Failure::Unsupported),
@@ -221,6 +366,7 @@ impl Block {
 
     /// The one range that a request is about, in bytes, and its flags.
     fn range(&self, given: &mut Buffers<'_>, most: u32) -> Result<(u64, u64, u32), Failure> {
+        self.may_change()?;
         let range: Range = given.read_object().ok_or(Failure::Io)?;
         let sectors = u32::from_le(range.sectors);
         if sectors > most || !given.is_empty() {
