@@ -1,9 +1,10 @@
-//! A disk: an image file or a block device, opened and measured.
+//! A disk: an image file or a block device, or [`layers`] of them, opened and measured.
 //!
 //! A guest's writes go past the host's page cache (`O_DIRECT`) where the filesystem takes that:
 //! the guest has a cache of its own, and one is enough. And no guest makes a file grow: its size
 //! in whole sectors is the disk's size, for good.
 
+pub mod layers;
 mod lock;
 
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,8 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::reason;
-use crate::plan::disk::{BlockPlan, DiskSerial};
+use crate::plan::disk::{BlockPlan, DiskFormat, DiskSerial};
+use layers::{Access, Layer};
 
 /// A sector, in bytes: the unit virtio-blk and all disks before it count in.
 pub const SECTOR: u64 = 512;
@@ -38,6 +40,8 @@ pub struct Disk {
     pub is_device: bool,
     /// What it is known by in the guest, if by anything.
     pub serial: Option<DiskSerial>,
+    /// What it is made of, from the top down, if it is not just what is in `file`.
+    pub layers: Vec<Layer>,
 }
 
 /// Why something can't be a disk.
@@ -68,7 +72,7 @@ pub enum BlockError {
     #[error("The disk {} is empty; give it a size with 'truncate -s'", .0.display())]
     Empty(PathBuf),
     /// Not whole sectors.
-    #[error("The disk {} has {size} bytes, which is not a multiple of {SECTOR}; is it a raw image, and whole?", .path.display())]
+    #[error("The disk {} has {size} bytes, which is not a multiple of {SECTOR}; is it a raw image, and whole? (A qcow2 image needs ',format=qcow2')", .path.display())]
     Ragged {
         /// The disk.
         path: PathBuf,
@@ -80,6 +84,44 @@ pub enum BlockError {
         "The disk {} is in use by another guest or program; end that one, or give the disk to both with ',ro'", .0.display()
     )]
     InUse(PathBuf),
+    /// Not an image of the format it is said to be, or one with something in it that nobody here knows.
+    #[error("Cannot take the disk {} for a qcow2 image: {}", .path.display(), reason(.error))]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// It builds upon another image, and nobody said so.
+    #[error("The disk {} stands on {named}, which is not opened unasked; if that is well, write ',backing={named}' behind it (a path from here)", .path.display())]
+    StandsOn {
+        /// The image.
+        path: PathBuf,
+        /// What it names.
+        named: String,
+    },
+    /// It does not.
+    #[error("The disk {} stands on no other image; leave ',backing={}' away", .path.display(), .said.display())]
+    StandsAlone {
+        /// The image.
+        path: PathBuf,
+        /// What it was said to stand on.
+        said: PathBuf,
+    },
+    /// What is below is not said to be anything that is known.
+    #[error("The disk {} does not say which format the image below it has, raw or qcow2 (it says '{format}'); 'qemu-img rebase -u -F' writes it there", .path.display())]
+    UnknownBacking {
+        /// The image.
+        path: PathBuf,
+        /// What it says instead.
+        format: String,
+    },
+    /// There is nothing in layers about this disk.
+    #[error("A raw disk has no layers")]
+    NoLayers,
+    /// An engine that reads raw disks only.
+    #[error("The engine lguest takes raw disks only, and {} is a qcow2 image; 'qemu-img convert -O raw' makes one of it", .0.display())]
+    RawOnly(PathBuf),
     /// Something else.
     #[error("Cannot open the disk {}: {}", .path.display(), reason(.error))]
     Io {
@@ -96,6 +138,59 @@ impl Disk {
     /// # Errors
     /// See [`BlockError`].
     pub fn open(plan: &BlockPlan) -> Result<Self, BlockError> {
+        let mut disk = Self::open_file(plan)?;
+        if plan.format == DiskFormat::Qcow2 {
+            disk.layers = disk.open_layers(plan)?;
+            // Only read for now: it may be another guest's, or another program is to open it.
+            disk.size = layers::open(&mut disk.layers, false)?.size() / SECTOR * SECTOR;
+            if disk.size == 0 {
+                return Err(BlockError::Empty(disk.path));
+            }
+        }
+        Ok(disk)
+    }
+
+    /// Through its layers, if it has any: to be written, if the guest may. For an engine that accesses
+    /// it itself, after [`Disk::lock`].
+    ///
+    /// # Errors
+    /// An image is another by now.
+    pub fn access(&mut self) -> Result<Option<Access>, BlockError> {
+        match self.layers.is_empty() {
+            true => Ok(None),
+            false => layers::open(&mut self.layers, !self.read_only).map(Some),
+        }
+    }
+
+    /// Itself, and those below it.
+    fn open_layers(&self, plan: &BlockPlan) -> Result<Vec<Layer>, BlockError> {
+        let layer = |disk: &Self, format| {
+            Ok(Layer {
+                path: disk.path.clone(),
+                file: disk.file.try_clone().map_err(|error| BlockError::Io {
+                    path: disk.path.clone(),
+                    error,
+                })?,
+                direct: disk.direct,
+                is_device: disk.is_device,
+                format,
+            })
+        };
+        let mut layers = vec![layer(self, plan.format)?];
+        for path in &plan.backing {
+            let below = Self::open_file(&BlockPlan {
+                path: path.clone(),
+                read_only: true,
+                // Or raw: then the image above says how much of it counts.
+                format: DiskFormat::Qcow2,
+                ..BlockPlan::default()
+            })?;
+            layers.push(layer(&below, DiskFormat::default())?);
+        }
+        Ok(layers)
+    }
+
+    fn open_file(plan: &BlockPlan) -> Result<Self, BlockError> {
         let path = plan.path.clone();
         let explain = |error| explain(&path, plan.read_only, error);
         // Looked at before it is opened: opening a pipe would wait for its other end.
@@ -117,11 +212,12 @@ impl Disk {
         if size == 0 {
             return Err(BlockError::Empty(path));
         }
-        if size % SECTOR != 0 {
+        let is_raw = plan.format == DiskFormat::Raw;
+        if is_raw && size % SECTOR != 0 {
             return Err(BlockError::Ragged { path, size });
         }
         // Opening is the only question that every filesystem answers.
-        let direct = (size % DIRECT_UNIT == 0)
+        let direct = (!is_raw || size % DIRECT_UNIT == 0)
             .then(|| open(&path, plan.read_only, libc::O_DIRECT).ok())
             .flatten();
         let is_direct = direct.is_some();
@@ -133,6 +229,7 @@ impl Disk {
             direct: is_direct,
             is_device: kind.is_block_device(),
             serial: plan.serial.clone(),
+            layers: Vec::new(),
         })
     }
 }
@@ -144,13 +241,20 @@ impl Disk {
     /// # Errors
     /// Somebody else has it. (Where the filesystem knows no locks nobody can tell.)
     pub fn lock(&self) -> Result<(), BlockError> {
-        match lock::take(&self.file, self.read_only) {
-            Ok(false) => Err(BlockError::InUse(self.path.clone())),
-            Ok(true) => Ok(()),
-            Err(error) => {
-                tracing::debug!("no locks on {}: {error}", self.path.display());
-                Ok(())
-            }
+        lock(&self.path, &self.file, self.read_only)?;
+        // The first is the disk's own file. Those below are read, with whoever else reads them.
+        let mut below = self.layers.iter().skip(1);
+        below.try_for_each(|layer| lock(&layer.path, &layer.file, true))
+    }
+}
+
+fn lock(path: &Path, file: &File, read_only: bool) -> Result<(), BlockError> {
+    match lock::take(file, read_only) {
+        Ok(false) => Err(BlockError::InUse(path.to_owned())),
+        Ok(true) => Ok(()),
+        Err(error) => {
+            tracing::debug!("no locks on {}: {error}", path.display());
+            Ok(())
         }
     }
 }

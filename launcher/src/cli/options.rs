@@ -45,8 +45,8 @@ pub(super) fn command() -> Command {
             ),
         )
         .arg(
-            device("block", "file[,ro][,serial=TEXT]")
-                .help("A disk: an image file or a block device"),
+            device("block", "file[,ro][,serial=TEXT][,format=qcow2[,backing=FILE]…]")
+                .help("A disk: an image file or a block device; raw, unless it is said to be a layer on others"),
         )
         .arg(device("initrd", "file").help("The initial ramdisk"))
         .arg(setting(

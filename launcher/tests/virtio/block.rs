@@ -26,7 +26,7 @@ crate::tests!(
     what_is_under_way_at_a_reset_touches_nothing_afterwards,
 );
 
-const OK: u8 = 0;
+pub const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPPORTED: u8 = 2;
 
@@ -60,18 +60,8 @@ impl Bed {
         Self { file, driver }
     }
 
-    /// Does a request; gives its answer and the bytes said to be written.
     fn request(&self, kind: u32, sector: u64, data: &[(u64, u32, bool)]) -> (u8, u32) {
-        let mut header = kind.to_le_bytes().to_vec();
-        header.extend([0; 4]);
-        header.extend(sector.to_le_bytes());
-        let header = self.driver.put(&header);
-        let answer = self.driver.put(&[0xee]);
-        let mut runs = vec![(header, 16, false)];
-        runs.extend(data);
-        runs.push((answer, 1, true));
-        let written = self.driver.request(0, &runs);
-        (self.driver.get(answer, 1)[0], written)
+        do_request(&self.driver, kind, sector, data)
     }
 
     fn write(&self, sector: u64, bytes: &[u8]) -> u8 {
@@ -95,7 +85,21 @@ impl Bed {
     }
 }
 
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
+/// Does a request; gives its answer and the bytes said to be written.
+pub fn do_request(driver: &Driver, kind: u32, sector: u64, data: &[(u64, u32, bool)]) -> (u8, u32) {
+    let mut header = kind.to_le_bytes().to_vec();
+    header.extend([0; 4]);
+    header.extend(sector.to_le_bytes());
+    let header = driver.put(&header);
+    let answer = driver.put(&[0xee]);
+    let mut runs = vec![(header, 16, false)];
+    runs.extend(data);
+    runs.push((answer, 1, true));
+    let written = driver.request(0, &runs);
+    (driver.get(answer, 1)[0], written)
+}
+
+pub fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len)
         .map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 9) as u8) ^ seed)
         .collect()

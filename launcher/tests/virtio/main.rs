@@ -1,7 +1,8 @@
 //! The devices of the engine `kvm`, driven as a guest's driver drives them: through their registers,
 //! queues in memory, kicks and interrupts, with no KVM and no guest.
 //!
-//! Tests of a tap have a network namespace of their own, and are ignored where there is none to be had.
+//! Tests of a tap have a network namespace of their own, and are ignored where there is none to be had; so
+//! are those of disks in layers where there is no `qemu-img` to make some.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +14,7 @@ mod block;
 mod console;
 mod driver;
 mod hostile;
+mod layers;
 mod net;
 mod tap;
 mod transport;
@@ -53,6 +55,15 @@ fn main() -> std::process::ExitCode {
                 Ok(Completion::Completed)
             }
             Err(reason) => Ok(Completion::ignored_with(reason)),
+        })
+    }));
+    trials.extend(layers::TESTS.iter().map(|&(name, test)| {
+        Trial::ignorable_test(name, move || match layers::missing() {
+            None => {
+                test();
+                Ok(Completion::Completed)
+            }
+            Some(reason) => Ok(Completion::ignored_with(reason)),
         })
     }));
     libtest_mimic::run(&arguments, trials).exit_code()

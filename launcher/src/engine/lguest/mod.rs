@@ -33,6 +33,7 @@ use lgswitch::MacAddr;
 
 use super::{Engine, EngineName, Guest};
 use crate::backend::Device;
+use crate::backend::block::BlockError;
 use crate::backend::net::{Interfaces, Link, NetDevice};
 use crate::end::GuestEnd;
 use crate::error::{Error, reason};
@@ -40,6 +41,7 @@ use crate::image::Image;
 use crate::plan::GuestPlan;
 use crate::plan::cpus::CpuCount;
 use crate::plan::device::DevicePlan;
+use crate::plan::disk::DiskFormat;
 use boot::{BootError, Start};
 use bus::{Bus, Kind};
 use devices::Trouble;
@@ -139,6 +141,13 @@ impl Engine for Lguest {
         }
         if plan.cpus != CpuCount::default() {
             return Err(LguestError::TooManyCpus(plan.cpus).into());
+        }
+        for device in &plan.devices {
+            if let DevicePlan::Block(disk) = device
+                && disk.format != DiskFormat::Raw
+            {
+                return Err(BlockError::RawOnly(disk.path.clone()).into());
+            }
         }
         wished_id(plan)?;
         *self.loaded.borrow_mut() = Some(load(plan, image)?);

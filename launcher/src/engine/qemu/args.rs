@@ -24,10 +24,12 @@ use super::process::Channels;
 use super::rendezvous::Rendezvous;
 use crate::backend::Device;
 use crate::backend::block::Disk;
+use crate::backend::block::layers::Layer;
 use crate::backend::net::{Link, NetDevice};
 use crate::image::Image;
 use crate::plan::GuestPlan;
 use crate::plan::arguments::KernelArguments;
+use crate::plan::disk::DiskFormat;
 use crate::plan::reset::OnReset;
 
 /// Devices the guest gets without asking: the entropy source.
@@ -170,31 +172,23 @@ impl CommandLine {
 
     fn add_disk(&mut self, disk: Disk, index: usize, address: PciAddress) {
         let id = format!("disk{index}");
-        // By name, so that QEMU's messages name it; JSON has no way to say a name that is not UTF-8.
-        let name = match disk.path.to_str() {
-            Some(name) => name.to_owned(),
-            None => format!("/proc/self/fd/{}", self.inherit(disk.file.into())),
+        let layers = match disk.layers.is_empty() {
+            false => disk.layers,
+            true => vec![Layer {
+                path: disk.path,
+                file: disk.file,
+                direct: disk.direct,
+                is_device: disk.is_device,
+                format: DiskFormat::Raw,
+            }],
         };
-        let cache = json!({ "direct": disk.direct });
-        self.option(
-            "-blockdev",
-            json!({
-                // Never guessed from its contents, which are the guest's to write.
-                "driver": "raw",
-                "node-name": id,
-                "read-only": disk.read_only,
-                "cache": cache,
-                "discard": "unmap",
-                "file": {
-                    "driver": if disk.is_device { "host_device" } else { "file" },
-                    "filename": name,
-                    "read-only": disk.read_only,
-                    "cache": cache,
-                    "discard": "unmap",
-                },
-            })
-            .to_string(),
-        );
+        // From the bottom up. What an image itself says it stands on is never looked at.
+        let mut node = Value::Null;
+        for (depth, layer) in layers.into_iter().enumerate().rev() {
+            node = self.layer(layer, disk.read_only || depth > 0, node);
+        }
+        node["node-name"] = id.clone().into();
+        self.option("-blockdev", node.to_string());
         // An error is told to the guest, as a disk does. QEMU's default would stop the whole
         // guest when the host's filesystem is full.
         let mut properties = json!({ "drive": id, "werror": "report", "rerror": "report" });
@@ -202,6 +196,35 @@ impl CommandLine {
             properties["serial"] = serial.as_str().into();
         }
         self.device("virtio-blk-pci", address, properties);
+    }
+
+    /// A layer of a disk, as a node of QEMU's, on the one below it.
+    fn layer(&mut self, layer: Layer, read_only: bool, below: Value) -> Value {
+        // By name, so that QEMU's messages name it; JSON has no way to say a name that is not UTF-8.
+        let name = match layer.path.to_str() {
+            Some(name) => name.to_owned(),
+            None => format!("/proc/self/fd/{}", self.inherit(layer.file.into())),
+        };
+        let cache = json!({ "direct": layer.direct });
+        let mut node = json!({
+            // Never guessed from its contents, which are the guest's to write.
+            "driver": "raw",
+            "read-only": read_only,
+            "cache": cache,
+            "discard": "unmap",
+            "file": {
+                "driver": if layer.is_device { "host_device" } else { "file" },
+                "filename": name,
+                "read-only": read_only,
+                "cache": cache,
+                "discard": "unmap",
+            },
+        });
+        if layer.format == DiskFormat::Qcow2 {
+            node["driver"] = "qcow2".into();
+            node["backing"] = below;
+        }
+        node
     }
 
     fn netdev(&mut self, properties: Value) {

@@ -215,6 +215,7 @@ mod tests {
                 path: self.file.path().to_owned(),
                 read_only,
                 serial: None,
+                ..Default::default()
             };
             BlockDevice::new(&self.memory, PAGE, Disk::open(&plan).unwrap()).unwrap()
         }

@@ -4,14 +4,16 @@
 //! A request says what, where, and how much; all of it is checked against the disk's size before
 //! anything is touched. Reads, writes and flushes are then handed to the kernel, which works in the
 //! guest's memory, many at a time ([`ring`]). What takes more than to be passed on (an odd alignment, a
-//! discard, a kernel without rings) is done here and now, alone, when all else has landed ([`image`]).
+//! discard, a kernel without rings) is done here and now, alone, when all else has landed ([`content`]).
 //! So nothing is said of the order of requests that the guest has under way together, as on any disk;
 //! and a flush covers all writes that were answered before it was asked for (5.2.6.2).
 //!
 //! What can't be done is answered with an error, which the guest's filesystem sees; only a request that
 //! has no place for an answer breaks the device.
 
-mod image;
+mod content;
+mod layers;
+mod raw;
 mod ring;
 
 use std::io;
@@ -28,7 +30,9 @@ use super::vring::{Outcome, Vring};
 use super::worker::{self, Source, Work};
 use crate::backend::block::{Disk, SECTOR};
 use crate::plan::disk::DiskSerial;
-use image::Image;
+use content::Content;
+use layers::Layers;
+use raw::Raw;
 use ring::{Flight, Operation, Ring};
 
 /// Requests that can wait, and, less the header and the answer, the runs of memory in one.
@@ -94,7 +98,9 @@ impl From<io::Error> for Failure {
 }
 
 struct Block {
-    image: Image,
+    content: Box<dyn Content>,
+    /// In bytes.
+    size: u64,
     /// None if the kernel has none for us.
     ring: Option<Ring<Asked>>,
     /// What has landed, and is to be given back: heads, and bytes written.
@@ -141,7 +147,7 @@ fn answer(place: &mut Buffers<'_>, done: &Result<usize, Failure>) -> u32 {
 ///
 /// # Errors
 /// No descriptor or no thread is left.
-pub fn device(disk: Disk, number: usize) -> io::Result<Device> {
+pub fn device(mut disk: Disk, number: usize) -> io::Result<Device> {
     let mut features = [
         VIRTIO_BLK_F_SEG_MAX,
         VIRTIO_BLK_F_BLK_SIZE,
@@ -167,9 +173,14 @@ pub fn device(disk: Disk, number: usize) -> io::Result<Device> {
     for (to, from) in id.iter_mut().zip(serial) {
         *to = *from;
     }
+    let read_only = disk.read_only;
     let block = Block {
-        read_only: disk.read_only,
-        image: Image::new(disk),
+        read_only,
+        size: disk.size,
+        content: match disk.access().map_err(io::Error::other)? {
+            Some(access) => Box::new(Layers::new(access)),
+            None => Box::new(Raw::new(disk)),
+        },
         ring: Ring::new()
             .inspect_err(|error| tracing::debug!("a disk without io_uring: {error}"))
             .ok(),
@@ -239,15 +250,15 @@ impl Block {
                     Operation::Write(_) => chain.readable.clone(),
                     Operation::Flush => chain.readable.take(0),
                 };
-                match &mut self.ring {
-                    Some(ring) if self.image.passes_on(operation, &data) => {
+                match (&mut self.ring, self.content.passes_on(operation, &data)) {
+                    (Some(ring), Some(file)) => {
                         let asked = Asked {
                             head: chain.head,
                             operation,
                             data: data.hold(),
                             answer: chain.writable.hold(),
                         };
-                        return Ok(match ring.prepare(self.image.file(), operation, asked) {
+                        return Ok(match ring.prepare(file, operation, asked) {
                             true => Outcome::UnderWay,
                             false => Outcome::Later,
                         });
@@ -298,11 +309,11 @@ impl Block {
         match operation {
             Operation::Read(at) => {
                 let len = data.len();
-                self.image.read(at, data)?;
+                self.content.read(at, data)?;
                 return Ok(len);
             }
-            Operation::Write(at) => self.image.write(at, &mut data)?,
-            Operation::Flush => self.image.flush()?,
+            Operation::Write(at) => self.content.write(at, &mut data)?,
+            Operation::Flush => self.content.flush()?,
         }
         Ok(0)
     }
@@ -349,7 +360,7 @@ impl Block {
                     return Err(Failure::Unsupported);
                 }
                 self.land(true);
-                self.image.discard(at, len)?;
+                self.content.discard(at, len)?;
             }
             VIRTIO_BLK_T_WRITE_ZEROES => {
                 let (at, len, flags) = self.range(given, MOST_ZEROED)?;
@@ -357,7 +368,7 @@ impl Block {
                     return Err(Failure::Unsupported);
                 }
                 self.land(true);
-                self.image.zero(at, len, flags != 0)?;
+                self.content.zero(at, len, flags != 0)?;
             }
             _ => return Err(Failure::Unsupported),
         }
@@ -381,7 +392,7 @@ impl Block {
     fn place(&self, sector: u64, len: u64) -> Result<u64, Failure> {
         let at = sector.checked_mul(SECTOR).ok_or(Failure::Io)?;
         let end = at.checked_add(len).ok_or(Failure::Io)?;
-        match len.is_multiple_of(SECTOR) && end <= self.image.size() {
+        match len.is_multiple_of(SECTOR) && end <= self.size {
             true => Ok(at),
             false => Err(Failure::Io),
         }

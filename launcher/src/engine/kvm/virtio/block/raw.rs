@@ -1,4 +1,4 @@
-//! A disk's file, and the ways into it.
+//! A raw disk's file, and the ways into it.
 //!
 //! Direct I/O goes between the file's blocks and the guest's pages without a copy, if offset, length and
 //! addresses are multiples of a *unit* that depends on the filesystem: 512 bytes, or 4096. There is no
@@ -14,9 +14,10 @@ use std::os::unix::fs::FileExt;
 use nix::fcntl::{FallocateFlags, fallocate};
 use vm_memory::VolatileSlice;
 
-use super::Buffers;
+use super::content::Content;
 use super::ring::Operation;
 use crate::backend::block::{Disk, SECTOR};
+use crate::engine::kvm::virtio::chain::Buffers;
 
 /// The largest unit in use, in bytes. A disk that is accessed directly is a multiple of it.
 const LARGEST_UNIT: u64 = 4096;
@@ -25,7 +26,7 @@ const PIECE: u64 = 256 << 10;
 
 /// The file.
 #[derive(Debug)]
-pub struct Image {
+pub struct Raw {
     disk: Disk,
     /// What offsets and addresses are to be multiples of; 1 if anything goes.
     unit: u64,
@@ -39,104 +40,13 @@ enum Direction {
     Write,
 }
 
-impl Image {
+impl Raw {
     /// A disk's.
     pub fn new(disk: Disk) -> Self {
         Self {
             unit: if disk.direct { SECTOR } else { 1 },
             disk,
             buffer: Vec::new(),
-        }
-    }
-
-    /// In bytes.
-    pub fn size(&self) -> u64 {
-        self.disk.size
-    }
-
-    /// Reads what `buffers` have room for, all of which is inside the disk.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn read(&mut self, at: u64, mut buffers: Buffers<'_>) -> io::Result<()> {
-        if self.is_direct(Direction::Read, at, &mut buffers)? {
-            return Ok(());
-        }
-        let mut at = at;
-        while !buffers.is_empty() {
-            let span = self.span(at, buffers.len());
-            let buffer = aligned(&mut self.buffer, span.len);
-            self.disk.file.read_exact_at(buffer, span.start)?;
-            at += buffers.write(&buffer[span.skip..span.skip + span.count]) as u64;
-        }
-        Ok(())
-    }
-
-    /// Writes all of `buffers`, which is inside the disk.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn write(&mut self, at: u64, buffers: &mut Buffers<'_>) -> io::Result<()> {
-        if self.is_direct(Direction::Write, at, buffers)? {
-            return Ok(());
-        }
-        let mut at = at;
-        while !buffers.is_empty() {
-            let span = self.span(at, buffers.len());
-            let buffer = aligned(&mut self.buffer, span.len);
-            if span.count < span.len {
-                self.disk.file.read_exact_at(buffer, span.start)?;
-            }
-            at += buffers.read(&mut buffer[span.skip..span.skip + span.count]) as u64;
-            self.disk.file.write_all_at(buffer, span.start)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the file does this with these buffers without our help.
-    pub fn passes_on(&self, operation: Operation, buffers: &Buffers<'_>) -> bool {
-        match operation {
-            Operation::Read(at) | Operation::Write(at) => self.fits(at, buffers),
-            Operation::Flush => true,
-        }
-    }
-
-    /// The file itself.
-    pub fn file(&self) -> &File {
-        &self.disk.file
-    }
-
-    /// Has everything written on the medium.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn flush(&self) -> io::Result<()> {
-        self.disk.file.sync_data()
-    }
-
-    /// What is there is no longer of use. A wish: what can't be given up stays.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn discard(&self, at: u64, len: u64) -> io::Result<()> {
-        match self.punch(at, len) {
-            Err(error) if is_too_much_asked(&error) => Ok(()),
-            done => done,
-        }
-    }
-
-    /// Has zeroes read there. With `unmap`, the room for them may be given up.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn zero(&mut self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
-        let done = match unmap {
-            true => self.punch(at, len),
-            false => self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, at, len),
-        };
-        match done {
-            Err(error) if is_too_much_asked(&error) => self.write_zeroes(at, len),
-            done => done,
         }
     }
 
@@ -229,6 +139,69 @@ impl Image {
             skip: (at - start) as usize,
             count: (end - at) as usize,
             len: (end.next_multiple_of(unit) - start) as usize,
+        }
+    }
+}
+
+impl Content for Raw {
+    fn read(&mut self, at: u64, mut buffers: Buffers<'_>) -> io::Result<()> {
+        if self.is_direct(Direction::Read, at, &mut buffers)? {
+            return Ok(());
+        }
+        let mut at = at;
+        while !buffers.is_empty() {
+            let span = self.span(at, buffers.len());
+            let buffer = aligned(&mut self.buffer, span.len);
+            self.disk.file.read_exact_at(buffer, span.start)?;
+            at += buffers.write(&buffer[span.skip..span.skip + span.count]) as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, at: u64, buffers: &mut Buffers<'_>) -> io::Result<()> {
+        if self.is_direct(Direction::Write, at, buffers)? {
+            return Ok(());
+        }
+        let mut at = at;
+        while !buffers.is_empty() {
+            let span = self.span(at, buffers.len());
+            let buffer = aligned(&mut self.buffer, span.len);
+            if span.count < span.len {
+                self.disk.file.read_exact_at(buffer, span.start)?;
+            }
+            at += buffers.read(&mut buffer[span.skip..span.skip + span.count]) as u64;
+            self.disk.file.write_all_at(buffer, span.start)?;
+        }
+        Ok(())
+    }
+
+    fn passes_on(&self, operation: Operation, buffers: &Buffers<'_>) -> Option<&File> {
+        let fits = match operation {
+            Operation::Read(at) | Operation::Write(at) => self.fits(at, buffers),
+            Operation::Flush => true,
+        };
+        fits.then_some(&self.disk.file)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.disk.file.sync_data()
+    }
+
+    fn discard(&mut self, at: u64, len: u64) -> io::Result<()> {
+        match self.punch(at, len) {
+            Err(error) if is_too_much_asked(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn zero(&mut self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let done = match unmap {
+            true => self.punch(at, len),
+            false => self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, at, len),
+        };
+        match done {
+            Err(error) if is_too_much_asked(&error) => self.write_zeroes(at, len),
+            done => done,
         }
     }
 }
