@@ -13,10 +13,10 @@ use crate::slot::SlotIndex;
 
 /// Between two tries: short enough for a receiver that is only a little behind.
 pub const STEP: Duration = Duration::from_micros(50);
-/// How long one frame waits.
-const MOMENT: Duration = Duration::from_millis(1);
+/// How long one frame waits: as long as a receiver that works may be without a processor.
+const MOMENT: Duration = Duration::from_millis(10);
 /// How long a receiver that wasted our patience is not waited for.
-const GRUDGE: Duration = Duration::from_millis(100);
+const GRUDGE: Duration = Duration::from_secs(1);
 
 /// The patience of one sender whose frames go in their order.
 #[derive(Debug, Default)]

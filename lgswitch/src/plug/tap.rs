@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::patience::Patience;
+use super::polling::Polling;
 use crate::frame::{Frame, Gather, Offloads, VnetHeader};
 use crate::layout::MAX_FRAME;
 use crate::map::SharedBytes;
@@ -25,6 +26,9 @@ use crate::port::{Caller, Port, PortRx, PortTx, Verdict};
 
 /// Frames between two publications.
 const BURST: usize = 64;
+/// Bytes between two publications: large segments are to be on their way out of the one tap while the next
+/// are on their way in from the other.
+const BURST_BYTES: usize = 64 << 10;
 /// Bytes of the header before each frame, as the tap was set to (`TUNSETVNETHDRSZ`).
 const HEADER: usize = netsetup::VNET_HEADER_LEN;
 
@@ -113,28 +117,57 @@ impl Shared {
     /// The life of the thread that reads from the tap.
     fn send(&self, mut tx: PortTx) {
         let mut patience = Patience::default();
+        let mut polling = Polling::default();
         let mut buffer = vec![0; HEADER + MAX_FRAME];
         while !self.is_stopping() {
-            let mut ready = [&self.tap.as_fd(), &self.ended.as_fd()]
-                .map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
-            match poll(&mut ready, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return self.fail("wait for", error),
-            }
-            for _ in 0..BURST {
-                match nix::unistd::read(&self.tap, &mut buffer) {
-                    Ok(length) if length > HEADER => {
-                        let (head, frame) = buffer[..length].split_at(HEADER);
-                        let head = std::array::from_fn(|i| head[i]);
-                        let part = [SharedBytes::from(frame)];
-                        patience.send(&mut tx, &VnetHeader::decode(&head), &Gather::new(&part));
+            match self.send_burst(&mut tx, &mut patience, &mut buffer) {
+                Ok(0) if polling.once_more() => {}
+                Ok(0) => {
+                    if let Err(error) = self.wait() {
+                        return self.fail("wait for", error);
                     }
-                    Err(Errno::EAGAIN) => break,
-                    Ok(_) | Err(Errno::EINTR) => {}
-                    Err(error) => return self.fail("read from", error),
                 }
+                Ok(_) => polling.busy(),
+                Err(error) => return self.fail("read from", error),
             }
-            tx.flush();
+        }
+    }
+
+    /// Sends on, and publishes, what the host has sent, up to a burst; tells how many frames.
+    fn send_burst(
+        &self,
+        tx: &mut PortTx,
+        patience: &mut Patience,
+        buffer: &mut [u8],
+    ) -> Result<usize, Errno> {
+        let (mut frames, mut bytes) = (0, 0);
+        while frames < BURST && bytes < BURST_BYTES {
+            let length = match nix::unistd::read(&self.tap, buffer) {
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error),
+            };
+            frames += 1;
+            bytes += length;
+            if length > HEADER {
+                let (head, frame) = buffer[..length].split_at(HEADER);
+                let head = std::array::from_fn(|i| head[i]);
+                let part = [SharedBytes::from(frame)];
+                patience.send(tx, &VnetHeader::decode(&head), &Gather::new(&part));
+            }
+        }
+        tx.flush();
+        Ok(frames)
+    }
+
+    /// Sleeps until the host sends something, or the service ends.
+    fn wait(&self) -> Result<(), Errno> {
+        let mut ready =
+            [&self.tap.as_fd(), &self.ended.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
