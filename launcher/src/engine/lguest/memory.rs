@@ -86,8 +86,9 @@ pub struct GuestMemory {
     written: Mutex<Vec<u32>>,
 }
 
-// SAFETY: the pointer is to a mapping that this owns alone and that is accessed through volatile
-// reads and writes only; what other threads or processes write meanwhile is just other bytes.
+// SAFETY: the pointer is to a mapping that this owns alone, that no reference points into, and of which
+// values are copied out before they are looked at; what other threads or processes write meanwhile is
+// just other bytes.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above.
 unsafe impl Sync for GuestMemory {}
@@ -189,15 +190,13 @@ impl GuestMemory {
         }
     }
 
-    /// Reads a number.
+    /// Reads a number at a place in the mapping.
     ///
-    /// # Errors
-    /// If it is not all inside.
+    /// # Safety
+    /// `start` and the bytes of T after it are inside the mapping.
     #[inline(always)]
-    pub fn load<T: Word>(&self, at: u32) -> Result<T, OutOfBounds> {
-        let start = self.check(at, size_of::<T>())?;
-        // SAFETY: `start` and the bytes of T after it are inside the mapping (checked), the type
-        // read has alignment 1, and every bit pattern is a T.
+    unsafe fn get<T: Word>(&self, start: usize) -> T {
+        // SAFETY: inside, says the caller; the type read has alignment 1, and every bit pattern is a T.
         let value = unsafe {
             self.base
                 .as_ptr()
@@ -205,7 +204,37 @@ impl GuestMemory {
                 .cast::<Unaligned<T>>()
                 .read_volatile()
         };
-        Ok({ value.0 }.little())
+        { value.0 }.little()
+    }
+
+    /// Writes a number at a place in the mapping.
+    ///
+    /// A plain write: who else looks at the mapping sees it all the same, since the compiler can't know
+    /// that nobody does, and a volatile one of an unaligned type goes round by the stack.
+    ///
+    /// # Safety
+    /// As for [`get`](Self::get).
+    #[inline(always)]
+    unsafe fn put<T: Word>(&self, start: usize, value: T) {
+        // SAFETY: inside, says the caller; no alignment is asked for.
+        unsafe {
+            self.base
+                .as_ptr()
+                .add(start)
+                .cast::<T>()
+                .write_unaligned(value.little());
+        }
+    }
+
+    /// Reads a number.
+    ///
+    /// # Errors
+    /// If it is not all inside.
+    #[inline(always)]
+    pub fn load<T: Word>(&self, at: u32) -> Result<T, OutOfBounds> {
+        let start = self.check(at, size_of::<T>())?;
+        // SAFETY: just checked.
+        Ok(unsafe { self.get(start) })
     }
 
     /// Writes a number.
@@ -226,15 +255,27 @@ impl GuestMemory {
     #[inline(always)]
     pub(super) fn store_unwatched<T: Word>(&self, at: u32, value: T) -> Result<(), OutOfBounds> {
         let start = self.check(at, size_of::<T>())?;
-        // SAFETY: `start` and the bytes of T after it are inside the mapping (checked), and the
-        // type written has alignment 1.
-        unsafe {
-            self.base
-                .as_ptr()
-                .add(start)
-                .cast::<Unaligned<T>>()
-                .write_volatile(Unaligned(value.little()));
-        }
+        // SAFETY: just checked.
+        unsafe { self.put(start, value) };
+        Ok(())
+    }
+
+    /// Replaces a number by what `change` makes of it, where no decoded code stands.
+    ///
+    /// # Errors
+    /// If it is not all inside; then `change` was not called.
+    #[inline(always)]
+    pub(super) fn change_unwatched<T: Word>(
+        &self,
+        at: u32,
+        change: impl FnOnce(T) -> T,
+    ) -> Result<(), OutOfBounds> {
+        let start = self.check(at, size_of::<T>())?;
+        // SAFETY: just checked.
+        let old = unsafe { self.get(start) };
+        let new = change(old);
+        // SAFETY: as above; a mapping never shrinks.
+        unsafe { self.put(start, new) };
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! Memory as instructions see it: offset in a segment, linear address, place, bytes.
 //!
-//! The way of most accesses is short: a flat segment adds nothing and refuses nothing, and the
-//! translation cache knows the page. All else (limits, a walk of the tables, an access across two
-//! pages, a write to decoded code) is off that way.
+//! The way of most accesses is short ([`Flat`]): a flat segment adds nothing and refuses nothing, and the
+//! translation cache knows the page. For all else (limits, a walk of the tables, an access across two
+//! pages, a write to decoded code) there is a long one ([`Segmented`]), and an instruction that finds
+//! out that it needs it, having done nothing, is done over on it. So the functions of the short
+//! way call no others, and keep all they work on in registers.
 
 use super::exit::{Broken, Exit};
 use super::op::{Op, Width};
@@ -16,12 +18,27 @@ pub(super) trait Address {
     const FLAT: bool;
 
     fn linear(core: &mut Core, op: &Op, bytes: u32, write: bool) -> Outcome<u32>;
+
+    /// Reads.
+    fn load<T: Width>(core: &mut Core, memory: &GuestMemory, linear: u32) -> Outcome<u32>;
+
+    /// Writes.
+    fn store<T: Width>(core: &mut Core, memory: &GuestMemory, linear: u32, value: u32) -> Step;
+
+    /// Reads, changes and writes; `change` runs once both are sure to succeed.
+    fn modify<T: Width>(
+        core: &mut Core,
+        memory: &GuestMemory,
+        linear: u32,
+        change: impl FnOnce(&mut Core, u32) -> u32,
+    ) -> Step;
 }
 
-/// Through a segment that starts at 0, ends at 4 GiB and may be written.
+/// Through a segment that starts at 0, ends at 4 GiB and may be written, in a page the translation cache
+/// knows. Otherwise [`Leave::Missed`].
 pub(super) struct Flat;
 
-/// Through any segment, with its checks; also addresses of 16 bits.
+/// Through any segment, with its checks, to any page; also addresses of 16 bits.
 pub(super) struct Segmented;
 
 impl Address for Flat {
@@ -31,6 +48,39 @@ impl Address for Flat {
     fn linear(core: &mut Core, op: &Op, _bytes: u32, _write: bool) -> Outcome<u32> {
         Ok(op.offset(core))
     }
+
+    #[inline(always)]
+    fn load<T: Width>(core: &mut Core, memory: &GuestMemory, linear: u32) -> Outcome<u32> {
+        let place = core.paging.readable(linear, T::BYTES);
+        match place.map(|place| memory.load::<T>(place)) {
+            Some(Ok(value)) => Ok(value.widen()),
+            _ => Err(Leave::Missed),
+        }
+    }
+
+    #[inline(always)]
+    fn store<T: Width>(core: &mut Core, memory: &GuestMemory, linear: u32, value: u32) -> Step {
+        let place = core.paging.writable(linear, T::BYTES);
+        match place.map(|place| memory.store_unwatched(place, T::truncate(value))) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Leave::Missed),
+        }
+    }
+
+    #[inline(always)]
+    fn modify<T: Width>(
+        core: &mut Core,
+        memory: &GuestMemory,
+        linear: u32,
+        change: impl FnOnce(&mut Core, u32) -> u32,
+    ) -> Step {
+        let place = core.paging.writable(linear, T::BYTES);
+        let change = |value: T| T::truncate(change(core, value.widen()));
+        match place.map(|place| memory.change_unwatched(place, change)) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Leave::Missed),
+        }
+    }
 }
 
 impl Address for Segmented {
@@ -39,6 +89,29 @@ impl Address for Segmented {
     #[inline(always)]
     fn linear(core: &mut Core, op: &Op, bytes: u32, write: bool) -> Outcome<u32> {
         core.linear(op.segment(), op.offset_any(core), bytes, write)
+    }
+
+    #[inline(always)]
+    fn load<T: Width>(core: &mut Core, memory: &GuestMemory, linear: u32) -> Outcome<u32> {
+        core.load::<T>(memory, linear)
+    }
+
+    #[inline(always)]
+    fn store<T: Width>(core: &mut Core, memory: &GuestMemory, linear: u32, value: u32) -> Step {
+        core.store::<T>(memory, linear, value)
+    }
+
+    #[inline(always)]
+    fn modify<T: Width>(
+        core: &mut Core,
+        memory: &GuestMemory,
+        linear: u32,
+        change: impl FnOnce(&mut Core, u32) -> u32,
+    ) -> Step {
+        let place = core.open::<T>(memory, linear)?;
+        let old = core.load_place::<T>(memory, place)?;
+        let new = change(core, old);
+        core.store_place::<T>(memory, place, new)
     }
 }
 

@@ -4,18 +4,65 @@
 //! (`add` of 32 bits from memory to register is one), so that nothing is asked at run time that
 //! was known when decoding.
 
-use super::state::{Core, Segment, Step};
-use super::{access::Address, state::Outcome};
+use super::access::Address;
+use super::state::{Core, Leave, Outcome, Segment, Step};
 use crate::engine::lguest::memory::{GuestMemory, Word};
 
-/// Executes one instruction. It does everything or, if it faults, nothing.
-pub(super) type Handler = fn(&mut Core, &GuestMemory, &Op) -> Step;
+/// Executes an operation, and then those that come after it in its block. An instruction does
+/// everything or, if it faults, nothing.
+pub(super) type Handler = fn(&mut Core, &GuestMemory, &Op, &[Op]) -> Run;
+
+/// How executing operations ended: all were, or one of them left. A word, so that a handler hands it on
+/// without looking at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run(u32);
+
+impl Run {
+    /// All were executed.
+    pub const DONE: Self = Self(0);
+
+    /// Why one left.
+    #[inline(always)]
+    pub fn left(self) -> Option<Leave> {
+        Leave::numbered(self.0 as u8)
+    }
+
+    /// How many instructions of its block come before the one that left, and where that begins and ends.
+    #[inline(always)]
+    pub fn place(self) -> [u8; 3] {
+        let [_, number, at, end] = self.0.to_le_bytes();
+        [number, at, end]
+    }
+}
+
+/// Executes operations, one after another.
+#[inline(always)]
+pub(super) fn run(core: &mut Core, memory: &GuestMemory, ops: &[Op]) -> Run {
+    match ops {
+        [op, rest @ ..] => (op.run)(core, memory, op, rest),
+        [] => Run::DONE,
+    }
+}
 
 /// The "register" that is always zero, for addresses without a base or an index.
 pub(super) const ZERO: u8 = 8;
 
 /// Addresses are of 16 bits.
 pub(super) const NARROW: u8 = 0x80;
+
+/// Executes an operation by another handler than its own, and then the rest. A call of its own, so that the
+/// handlers of the short way need not keep anything for one.
+#[cold]
+#[inline(never)]
+pub(super) fn run_over(
+    core: &mut Core,
+    memory: &GuestMemory,
+    op: &Op,
+    rest: &[Op],
+    handler: Handler,
+) -> Run {
+    handler(core, memory, op, rest)
+}
 
 /// A decoded instruction.
 #[derive(Clone, Copy)]
@@ -46,6 +93,15 @@ impl Op {
     /// eip while this is executed, given that of the block.
     pub fn eip(&self, core: &Core) -> u32 {
         core.eip.wrapping_add(self.at.into())
+    }
+
+    /// Leaving, from here. A jump has seen to eip, so nobody asks which it was.
+    #[inline(always)]
+    pub fn leave(&self, why: Leave) -> Run {
+        Run(match why {
+            Leave::Taken | Leave::NotTaken => why as u32,
+            _ => u32::from_le_bytes([why as u8, self.number, self.at, self.end]),
+        })
     }
 
     /// eip of the next instruction.
@@ -142,14 +198,14 @@ pub(super) trait Width: Word {
     #[inline(always)]
     fn load<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Outcome<u32> {
         let linear = A::linear(core, op, Self::BYTES, false)?;
-        core.load::<Self>(memory, linear)
+        A::load::<Self>(core, memory, linear)
     }
 
     /// Writes the memory operand.
     #[inline(always)]
     fn store<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op, value: u32) -> Step {
         let linear = A::linear(core, op, Self::BYTES, true)?;
-        core.store::<Self>(memory, linear, value)
+        A::store::<Self>(core, memory, linear, value)
     }
 
     /// Reads, changes and writes the memory operand; `change` runs once both are sure to succeed.
@@ -161,10 +217,7 @@ pub(super) trait Width: Word {
         change: impl FnOnce(&mut Core, u32) -> u32,
     ) -> Step {
         let linear = A::linear(core, op, Self::BYTES, true)?;
-        let place = core.open::<Self>(memory, linear)?;
-        let old = core.load_place::<Self>(memory, place)?;
-        let new = change(core, old);
-        core.store_place::<Self>(memory, place, new)
+        A::modify::<Self>(core, memory, linear, change)
     }
 }
 

@@ -47,9 +47,10 @@ pub enum Clock {
 
 /// Why a handler ends the block it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Leave {
     /// eip is set: a direct jump that was taken.
-    Taken,
+    Taken = 1,
     /// eip is set: a direct jump that was not taken.
     NotTaken,
     /// eip is set: a jump to what only this instruction knew, or the ring, a segment or TF changed.
@@ -62,6 +63,9 @@ pub(super) enum Leave {
     Trap,
     /// The instruction did nothing, and the host is needed: [`Core::exit`].
     Fault,
+    /// The instruction did nothing: it is one for the long way (see [`access`](super::access)). Never
+    /// leaves a handler.
+    Missed,
 }
 
 /// A value, or why there is none.
@@ -69,12 +73,36 @@ pub(super) type Outcome<T> = Result<T, Leave>;
 /// What a handler gives: on to the next one, or not.
 pub(super) type Step = Outcome<()>;
 
+impl Leave {
+    /// The one of this number, if there is one.
+    #[inline(always)]
+    pub fn numbered(number: u8) -> Option<Self> {
+        const ALL: [Leave; 8] = [
+            Leave::Taken,
+            Leave::NotTaken,
+            Leave::Jump,
+            Leave::Written,
+            Leave::Again,
+            Leave::Trap,
+            Leave::Fault,
+            Leave::Missed,
+        ];
+        ALL.into_iter().find(|leave| *leave as u8 == number)
+    }
+
+    /// Whether nothing was done.
+    #[inline(always)]
+    pub fn did_nothing(self) -> bool {
+        matches!(self, Self::Fault | Self::Missed)
+    }
+}
+
 /// The rest of an instruction is done, even if what it wrote was code: a fault ends it here, other
 /// results are handed on when it is complete.
 #[inline(always)]
 pub(super) fn landed(step: Step) -> Outcome<Step> {
     match step {
-        Err(Leave::Fault) => Err(Leave::Fault),
+        Err(leave) if leave.did_nothing() => Err(leave),
         other => Ok(other),
     }
 }

@@ -11,7 +11,7 @@ use iced_x86::{
 pub(super) use improve::improve;
 
 use super::exec::system::undefined;
-use super::exec::{Form, Kind};
+use super::exec::{Form, Kind, handler};
 use super::op::{NARROW, Op, ZERO};
 use super::state::{Mode, Segment};
 
@@ -88,7 +88,7 @@ fn operands(instruction: &Instruction) -> Op {
         _ => 0,
     };
     let mut op = Op {
-        run: undefined,
+        run: handler!(undefined),
         imm: 0,
         disp: 0,
         reg: 0,

@@ -4,8 +4,8 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use crate::engine::lguest::cpu::exec::string::{ONCE, WHILE_EQUAL, WHILE_UNEQUAL};
 use crate::engine::lguest::cpu::exec::{
-    Form, Kind, arithmetic, bits, branch, decimal, exchange, far, moves, multiply, segments, shift,
-    stack, string, system,
+    Form, Kind, arithmetic, bits, branch, decimal, exchange, far, handler, moves, multiply,
+    segments, shift, stack, string, system,
 };
 use crate::engine::lguest::cpu::op::{Handler, NARROW, Op};
 
@@ -51,8 +51,8 @@ fn straight(instruction: &Instruction, form: &Form, op: &mut Op) -> Option<Handl
             op.index = crate::engine::lguest::cpu::op::ZERO;
             moves::xlat(form)
         }
-        M::Cbw => Some(moves::cbw),
-        M::Cwde => Some(moves::cwde),
+        M::Cbw => Some(handler!(moves::cbw)),
+        M::Cwde => Some(handler!(moves::cwde)),
         M::Cwd => Some(moves::CWD),
         M::Cdq => Some(moves::CDQ),
         M::Shl | M::Sal => shift::shift::<shift::Shl>(form),
@@ -147,36 +147,40 @@ pub(super) fn condition(instruction: &Instruction) -> Option<u8> {
 
 fn system_or_flag(instruction: &Instruction, form: &Form, op: &mut Op) -> Option<Handler> {
     use Mnemonic as M;
-    let mut with = |imm: u32, handler: Handler| {
+    let mut with = |imm: u32, handler: Option<Handler>| {
         op.imm = imm;
-        Some(handler)
+        handler
     };
     match instruction.mnemonic() {
-        M::Nop | M::Pause | M::Reservednop | M::Endbr32 | M::Endbr64 => Some(stack::nothing),
-        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => Some(stack::nothing),
-        M::Clc => with(0, decimal::carry),
-        M::Cmc => with(3, decimal::carry),
-        M::Stc => with(2, decimal::carry),
-        M::Cld => with(0, decimal::direction),
-        M::Std => with(1, decimal::direction),
-        M::Lahf => Some(decimal::lahf),
-        M::Sahf => Some(decimal::sahf),
-        M::Salc => Some(decimal::salc),
-        M::Daa => Some(decimal::daa),
-        M::Das => Some(decimal::das),
-        M::Aaa => Some(decimal::aaa),
-        M::Aas => Some(decimal::aas),
-        M::Aam => Some(decimal::aam),
-        M::Aad => Some(decimal::aad),
-        M::Into => Some(far::into),
+        M::Nop | M::Pause | M::Reservednop | M::Endbr32 | M::Endbr64 => {
+            Some(handler!(stack::nothing))
+        }
+        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => {
+            Some(handler!(stack::nothing))
+        }
+        M::Clc => with(0, Some(handler!(decimal::carry))),
+        M::Cmc => with(3, Some(handler!(decimal::carry))),
+        M::Stc => with(2, Some(handler!(decimal::carry))),
+        M::Cld => with(0, Some(handler!(decimal::direction))),
+        M::Std => with(1, Some(handler!(decimal::direction))),
+        M::Lahf => Some(handler!(decimal::lahf)),
+        M::Sahf => Some(handler!(decimal::sahf)),
+        M::Salc => Some(handler!(decimal::salc)),
+        M::Daa => Some(handler!(decimal::daa)),
+        M::Das => Some(handler!(decimal::das)),
+        M::Aaa => Some(handler!(decimal::aaa)),
+        M::Aas => Some(handler!(decimal::aas)),
+        M::Aam => Some(handler!(decimal::aam)),
+        M::Aad => Some(handler!(decimal::aad)),
+        M::Into => Some(handler!(far::into)),
         M::Bound => far::bound(form),
-        M::Cpuid => Some(system::cpuid),
-        M::Rdtsc => Some(system::rdtsc),
-        M::Sldt => with(system::LDT, system::undefined).and(system::store(form)),
-        M::Str => with(system::TASK, system::undefined).and(system::store(form)),
-        M::Smsw => with(system::STATUS, system::undefined).and(system::store(form)),
-        M::Sgdt => with(0xFF, system::undefined).and(system::store_table(form)),
-        M::Sidt => with(0x7FF, system::undefined).and(system::store_table(form)),
+        M::Cpuid => Some(handler!(system::cpuid)),
+        M::Rdtsc => Some(handler!(system::rdtsc)),
+        M::Sldt => with(system::LDT, system::store(form)),
+        M::Str => with(system::TASK, system::store(form)),
+        M::Smsw => with(system::STATUS, system::store(form)),
+        M::Sgdt => with(0xFF, system::store_table(form)),
+        M::Sidt => with(0x7FF, system::store_table(form)),
         M::Arpl => segments::arpl(form),
         M::Lar => segments::question::<segments::Lar>(form),
         M::Lsl => segments::question::<segments::Lsl>(form),
@@ -249,12 +253,12 @@ fn ending(instruction: &Instruction, form: &Form, op: &mut Op) -> Option<Handler
         M::Loop => branch::looping::<2>(form),
         M::Loope => branch::looping::<1>(form),
         M::Loopne => branch::looping::<0>(form),
-        M::Int => Some(far::int),
-        M::Int3 => Some(far::int3),
+        M::Int => Some(handler!(far::int)),
+        M::Int3 => Some(handler!(far::int3)),
         M::Mov if form.kinds[0] == Kind::Segment && instruction.op_register(0) != Register::CS => {
             segments::mov_to(form)
         }
-        M::Mov if privileged_move(instruction) => Some(system::privileged),
+        M::Mov if privileged_move(instruction) => Some(handler!(system::privileged)),
         M::Pop if form.kinds[0] == Kind::Segment => segments::pop(form),
         M::Popf | M::Popfd => stack::popf(form),
         M::Lds => load_far(form, op, 3),
@@ -276,10 +280,10 @@ fn ending(instruction: &Instruction, form: &Form, op: &mut Op) -> Option<Handler
         | M::Invlpg
         | M::Rdmsr
         | M::Wrmsr
-        | M::Rdpmc => Some(system::privileged),
+        | M::Rdpmc => Some(handler!(system::privileged)),
         // Without I/O privilege and a permission map all ports are refused.
         M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd => {
-            Some(system::privileged)
+            Some(handler!(system::privileged))
         }
         _ if instruction.is_jcc_short_or_near() => {
             condition(instruction).and_then(|c| branch::jcc(form, c))

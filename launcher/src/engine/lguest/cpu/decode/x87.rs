@@ -2,8 +2,8 @@
 
 use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register};
 
-use crate::engine::lguest::cpu::exec::branch;
 use crate::engine::lguest::cpu::exec::x87::{self, POP, QUIET, Size};
+use crate::engine::lguest::cpu::exec::{branch, handler};
 use crate::engine::lguest::cpu::op::{Handler, Op};
 
 /// The handler of an x87 instruction. None: it is none.
@@ -32,28 +32,28 @@ fn operation(instruction: &Instruction, op: &mut Op) -> Option<(Handler, u32)> {
     let in_memory = instruction.op_kind(0) == OpKind::Memory && instruction.op_count() > 0;
     let arithmetic = |operation: u32, pop: u32| {
         Some(if in_memory {
-            (x87::with_memory as Handler, operation | size(instruction)?)
+            (handler!(x87::with_memory), operation | size(instruction)?)
         } else {
-            (x87::between as Handler, operation | pop)
+            (handler!(x87::between), operation | pop)
         })
     };
     let comparison = |bits: u32| {
         Some(if in_memory {
-            (x87::compare_memory as Handler, bits | size(instruction)?)
+            (handler!(x87::compare_memory), bits | size(instruction)?)
         } else {
-            (x87::compare_register as Handler, bits)
+            (handler!(x87::compare_register), bits)
         })
     };
     let storing = |bits: u32| {
         Some(if in_memory {
-            (x87::store as Handler, bits | size(instruction)?)
+            (handler!(x87::store), bits | size(instruction)?)
         } else {
-            (x87::store_register as Handler, bits)
+            (handler!(x87::store_register), bits)
         })
     };
-    let function = |which: u32| Some((x87::function as Handler, which));
-    let constant = |which: u32| Some((x87::constant as Handler, which));
-    let own = |which: u32| Some((x87::own_state as Handler, which));
+    let function = |which: u32| Some((handler!(x87::function), which));
+    let constant = |which: u32| Some((handler!(x87::constant), which));
+    let own = |which: u32| Some((handler!(x87::own_state), which));
     let image = |bits: u32| {
         let narrow = matches!(
             instruction.memory_size(),
@@ -67,11 +67,11 @@ fn operation(instruction: &Instruction, op: &mut Op) -> Option<(Handler, u32)> {
         if ax { x87::TO_AX } else { 0 }
     };
     let conditional = |condition: u8| {
-        let handler = branch::by_condition!(condition, C => x87::move_if::<C> as Handler);
+        let handler = branch::by_condition!(condition, C => x87::move_if::<C>);
         Some((handler, 0))
     };
     match instruction.mnemonic() {
-        M::Wait => Some((x87::fwait, 0)),
+        M::Wait => Some((handler!(x87::fwait), 0)),
         M::Fadd | M::Fiadd => arithmetic(x87::ADD, 0),
         M::Faddp => arithmetic(x87::ADD, POP),
         M::Fmul | M::Fimul => arithmetic(x87::MUL, 0),
@@ -88,24 +88,24 @@ fn operation(instruction: &Instruction, op: &mut Op) -> Option<(Handler, u32)> {
         M::Fcomp | M::Ficomp => comparison(POP),
         M::Fcompp => {
             op.other = 1;
-            Some((x87::compare_register, 2 * POP))
+            Some((handler!(x87::compare_register), 2 * POP))
         }
         M::Fucom => comparison(QUIET),
         M::Fucomp => comparison(QUIET | POP),
         M::Fucompp => {
             op.other = 1;
-            Some((x87::compare_register, QUIET | (2 * POP)))
+            Some((handler!(x87::compare_register), QUIET | (2 * POP)))
         }
         M::Fcomi => comparison(x87::FLAGS),
         M::Fcomip => comparison(x87::FLAGS | POP),
         M::Fucomi => comparison(x87::FLAGS | QUIET),
         M::Fucomip => comparison(x87::FLAGS | QUIET | POP),
-        M::Ftst => Some((x87::test, 0)),
-        M::Fld if !in_memory => Some((x87::load_register, 0)),
-        M::Fld | M::Fild | M::Fbld => Some((x87::load, size(instruction)?)),
+        M::Ftst => Some((handler!(x87::test), 0)),
+        M::Fld if !in_memory => Some((handler!(x87::load_register), 0)),
+        M::Fld | M::Fild | M::Fbld => Some((handler!(x87::load), size(instruction)?)),
         M::Fst | M::Fist => storing(0),
         M::Fstp | M::Fistp | M::Fbstp => storing(POP),
-        M::Fxch => Some((x87::exchange, 0)),
+        M::Fxch => Some((handler!(x87::exchange), 0)),
         M::Fcmovb => conditional(2),
         M::Fcmovnb => conditional(3),
         M::Fcmove => conditional(4),
@@ -146,13 +146,13 @@ fn operation(instruction: &Instruction, op: &mut Op) -> Option<(Handler, u32)> {
         M::Fdecstp => own(x87::DECREMENT),
         M::Ffree => own(x87::FREE),
         M::Ffreep => own(x87::FREE_AND_POP),
-        M::Fnstsw => Some((x87::store_word, to_ax())),
-        M::Fnstcw => Some((x87::store_word, 1)),
-        M::Fldcw => Some((x87::load_control, 0)),
-        M::Fnstenv => Some((x87::store_image, image(0))),
-        M::Fnsave => Some((x87::store_image, image(x87::WHOLE))),
-        M::Fldenv => Some((x87::load_image, image(0))),
-        M::Frstor => Some((x87::load_image, image(x87::WHOLE))),
+        M::Fnstsw => Some((handler!(x87::store_word), to_ax())),
+        M::Fnstcw => Some((handler!(x87::store_word), 1)),
+        M::Fldcw => Some((handler!(x87::load_control), 0)),
+        M::Fnstenv => Some((handler!(x87::store_image), image(0))),
+        M::Fnsave => Some((handler!(x87::store_image), image(x87::WHOLE))),
+        M::Fldenv => Some((handler!(x87::load_image), image(0))),
+        M::Frstor => Some((handler!(x87::load_image), image(x87::WHOLE))),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Single bits: test, set, reset, complement, search. And bytes the other way round.
 
-use super::{Form, Kind, by_address, by_wide};
+use super::{Form, Kind, by_address, by_wide, handler};
 use crate::engine::lguest::cpu::access::Address;
 use crate::engine::lguest::cpu::op::{Handler, Op, Width};
 use crate::engine::lguest::cpu::state::{Core, Step};
@@ -162,5 +162,9 @@ pub(in super::super) fn bswap(form: &Form) -> Option<Handler> {
         u16::set(core, op.reg, 0);
         Ok(())
     }
-    Some(if form.width == 2 { clear } else { swap })
+    Some(if form.width == 2 {
+        handler!(clear)
+    } else {
+        handler!(swap)
+    })
 }

@@ -47,14 +47,17 @@ conditions! {
 
 /// The handler for a condition, by its number in machine code.
 macro_rules! by_condition {
-    ($condition:expr, $C:ident => $handler:expr) => {
+    ($condition:expr, $C:ident => $($choice:tt)*) => {
         $crate::engine::lguest::cpu::exec::branch::by_condition!(
-            @ $condition, $C, $handler, 0 O 1 No 2 B 3 Ae 4 E 5 Ne 6 Be 7 A 8 S 9 Ns 10 P 11 Np 12 L 13 Ge 14 Le 15 G
+            @ $condition, $C, [$($choice)*], 0 O 1 No 2 B 3 Ae 4 E 5 Ne 6 Be 7 A 8 S 9 Ns 10 P 11 Np 12 L 13 Ge 14 Le 15 G
         )
     };
-    (@ $condition:expr, $C:ident, $handler:expr, $($n:literal $name:ident)*) => {
+    (@ $condition:expr, $C:ident, $choice:tt, $($n:literal $name:ident)*) => {
         match $condition {
-            $($n => { type $C = $crate::engine::lguest::cpu::exec::branch::$name; $handler })*
+            $($n => {
+                type $C = $crate::engine::lguest::cpu::exec::branch::$name;
+                $crate::engine::lguest::cpu::exec::chosen!($choice)
+            })*
             _ => return None,
         }
     };
@@ -133,13 +136,9 @@ fn call_register<T: Width, S: Address>(core: &mut Core, memory: &GuestMemory, op
     call_to::<T, S>(core, memory, op, to, Leave::Jump)
 }
 
-fn call_memory<T: Width, A: Address, S: Address>(
-    core: &mut Core,
-    memory: &GuestMemory,
-    op: &Op,
-) -> Step {
+fn call_memory<T: Width, A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Step {
     let to = T::load::<A>(core, memory, op)?;
-    call_to::<T, S>(core, memory, op, to, Leave::Jump)
+    call_to::<T, A>(core, memory, op, to, Leave::Jump)
 }
 
 /// `call` near.
@@ -148,9 +147,7 @@ pub(in super::super) fn call(form: &Form) -> Option<Handler> {
     Some(match form.kinds[0] {
         Kind::Immediate => by_wide!(form, T => by_address!(stack, S => call_direct::<T, S>)),
         Kind::Register => by_wide!(form, T => by_address!(stack, S => call_register::<T, S>)),
-        Kind::Memory => by_wide!(form, T => by_address!(stack, S => {
-            by_address!(form.flat, A => call_memory::<T, A, S>)
-        })),
+        Kind::Memory => by_wide!(form, T => by_address!(form.flat, A => call_memory::<T, A>)),
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::arithmetic::{difference, sum};
 use super::{Form, Kind, by_address, by_width};
-use crate::engine::lguest::cpu::access::{Address, Flat, Segmented};
+use crate::engine::lguest::cpu::access::Address;
 use crate::engine::lguest::cpu::op::{Handler, Op, Width};
 use crate::engine::lguest::cpu::state::{Core, Register, Step, landed};
 use crate::engine::lguest::memory::GuestMemory;
@@ -131,12 +131,5 @@ fn compare_eight<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> 
 
 /// `cmpxchg8b`.
 pub(in super::super) fn cmpxchg8b(form: &Form) -> Option<Handler> {
-    if form.kinds[0] != Kind::Memory {
-        return None;
-    }
-    Some(if form.flat {
-        compare_eight::<Flat>
-    } else {
-        compare_eight::<Segmented>
-    })
+    (form.kinds[0] == Kind::Memory).then(|| by_address!(form.flat, A => compare_eight::<A>))
 }

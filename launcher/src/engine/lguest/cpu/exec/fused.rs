@@ -134,10 +134,10 @@ pub(in super::super) fn comparison<K: Binary>(form: &Form, condition: u8) -> Opt
 fn operation<K: Binary>(form: &Form, condition: u8) -> Option<Handler> {
     Some(match (form.kinds[0], form.kinds[1], form.width) {
         (Kind::Register, Kind::Register, 4) => {
-            by_condition!(condition, C => register_register::<K, C, u32> as Handler)
+            by_condition!(condition, C => register_register::<K, C, u32>)
         }
         (Kind::Register, Kind::Immediate, 4) => {
-            by_condition!(condition, C => register_immediate::<K, C, u32> as Handler)
+            by_condition!(condition, C => register_immediate::<K, C, u32>)
         }
         _ => return None,
     })
@@ -145,9 +145,7 @@ fn operation<K: Binary>(form: &Form, condition: u8) -> Option<Handler> {
 
 fn step<K: Unary>(form: &Form, condition: u8) -> Option<Handler> {
     match (form.kinds[0], form.width) {
-        (Kind::Register, 4) => {
-            Some(by_condition!(condition, C => register_alone::<K, C, u32> as Handler))
-        }
+        (Kind::Register, 4) => Some(by_condition!(condition, C => register_alone::<K, C, u32>)),
         _ => None,
     }
 }

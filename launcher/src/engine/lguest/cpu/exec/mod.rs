@@ -44,22 +44,38 @@ pub(super) struct Form {
     pub kinds: [Kind; 3],
 }
 
-/// The handler for the form's width.
+/// The handler that does an operation, a function `(core, memory, op) -> Step`, and what comes after it in its block.
+///
+/// The next one is called last of all, with the same arguments: the compiler makes a jump of that, so
+/// each operation's end is a jump of its own that the host's processor learns to foresee. If it did
+/// not, nothing worse than a stack as deep as the longest block would come of it.
+macro_rules! handler {
+    ($operation:expr) => {{
+        let handler: $crate::engine::lguest::cpu::op::Handler =
+            |core, memory, op, rest| match $operation(core, memory, op) {
+                Ok(()) => $crate::engine::lguest::cpu::op::run(core, memory, rest),
+                Err(leave) => op.leave(leave),
+            };
+        handler
+    }};
+}
+
+/// The handler for the form's width. What stands behind the arrow, here and below, is an operation or
+/// another such choice.
 macro_rules! by_width {
-    ($form:expr, $T:ident => $handler:expr) => {
+    ($form:expr, $T:ident => $($choice:tt)*) => {
         match $form.width {
             1 => {
                 type $T = u8;
-                let handler: $crate::engine::lguest::cpu::op::Handler = $handler;
-                handler
+                $crate::engine::lguest::cpu::exec::chosen!($($choice)*)
             }
             2 => {
                 type $T = u16;
-                $handler
+                $crate::engine::lguest::cpu::exec::chosen!($($choice)*)
             }
             _ => {
                 type $T = u32;
-                $handler
+                $crate::engine::lguest::cpu::exec::chosen!($($choice)*)
             }
         }
     };
@@ -67,30 +83,48 @@ macro_rules! by_width {
 
 /// The handler for the form's width, of what has no form of 8 bits.
 macro_rules! by_wide {
-    ($form:expr, $T:ident => $handler:expr) => {
+    ($form:expr, $T:ident => $($choice:tt)*) => {
         if $form.width == 2 {
             type $T = u16;
-            let handler: $crate::engine::lguest::cpu::op::Handler = $handler;
-            handler
+            $crate::engine::lguest::cpu::exec::chosen!($($choice)*)
         } else {
             type $T = u32;
-            $handler
+            $crate::engine::lguest::cpu::exec::chosen!($($choice)*)
         }
     };
 }
 
-/// The handler for a kind of address: `flat` says which.
+/// The handler for a kind of address: `flat` says which. This is the last choice, and an operation stands
+/// behind the arrow. What misses the short way is done over on the long one.
 macro_rules! by_address {
-    ($flat:expr, $A:ident => $handler:expr) => {
+    ($flat:expr, $A:ident => $operation:expr) => {
         if $flat {
-            type $A = $crate::engine::lguest::cpu::access::Flat;
-            let handler: $crate::engine::lguest::cpu::op::Handler = $handler;
+            let handler: $crate::engine::lguest::cpu::op::Handler = |core, memory, op, rest| {
+                type $A = $crate::engine::lguest::cpu::access::Flat;
+                match $operation(core, memory, op) {
+                    Ok(()) => $crate::engine::lguest::cpu::op::run(core, memory, rest),
+                    Err($crate::engine::lguest::cpu::state::Leave::Missed) => {
+                        type $A = $crate::engine::lguest::cpu::access::Segmented;
+                        let over = $crate::engine::lguest::cpu::exec::handler!($operation);
+                        $crate::engine::lguest::cpu::op::run_over(core, memory, op, rest, over)
+                    }
+                    Err(leave) => op.leave(leave),
+                }
+            };
             handler
         } else {
             type $A = $crate::engine::lguest::cpu::access::Segmented;
-            $handler
+            $crate::engine::lguest::cpu::exec::handler!($operation)
         }
     };
 }
 
-pub(super) use {by_address, by_wide, by_width};
+/// A choice within a choice, or an operation at last.
+macro_rules! chosen {
+    ([ $($choice:tt)* ]) => { $crate::engine::lguest::cpu::exec::chosen!($($choice)*) };
+    ({ $($choice:tt)* }) => { $crate::engine::lguest::cpu::exec::chosen!($($choice)*) };
+    ($choice:ident ! $($rest:tt)*) => { $choice! $($rest)* };
+    ($operation:expr) => { $crate::engine::lguest::cpu::exec::handler!($operation) };
+}
+
+pub(super) use {by_address, by_wide, by_width, chosen, handler};

@@ -1,8 +1,8 @@
 //! Moves: between registers and memory, with and without a change of width or a condition.
 
 use super::branch::{self, Condition};
-use super::{Form, Kind, by_address, by_wide, by_width};
-use crate::engine::lguest::cpu::access::{Address, Flat, Segmented};
+use super::{Form, Kind, by_address, by_wide, by_width, handler};
+use crate::engine::lguest::cpu::access::Address;
 use crate::engine::lguest::cpu::op::{Handler, Op, Width};
 use crate::engine::lguest::cpu::state::{Core, Register, Step};
 use crate::engine::lguest::memory::GuestMemory;
@@ -125,7 +125,7 @@ fn lea_any<T: Width>(core: &mut Core, _: &GuestMemory, op: &Op) -> Step {
 /// `lea`.
 pub(in super::super) fn lea(form: &Form, narrow_address: bool) -> Option<Handler> {
     Some(if form.width == 4 && !narrow_address {
-        lea32
+        handler!(lea32)
     } else {
         by_wide!(form, T => lea_any::<T>)
     })
@@ -179,7 +179,7 @@ fn set_memory_if<C: Condition, A: Address>(core: &mut Core, memory: &GuestMemory
 /// `setcc`.
 pub(in super::super) fn set(form: &Form, condition: u8) -> Option<Handler> {
     Some(match form.kinds[0] {
-        Kind::Register => branch::by_condition!(condition, C => set_register_if::<C> as Handler),
+        Kind::Register => branch::by_condition!(condition, C => set_register_if::<C>),
         Kind::Memory => {
             branch::by_condition!(condition, C => by_address!(form.flat, A => set_memory_if::<C, A>))
         }
@@ -209,9 +209,9 @@ fn sign_to_dx<T: Width>(core: &mut Core, _: &GuestMemory, _: &Op) -> Step {
 }
 
 /// `cwd`.
-pub(in super::super) const CWD: Handler = sign_to_dx::<u16>;
+pub(in super::super) const CWD: Handler = handler!(sign_to_dx::<u16>);
 /// `cdq`.
-pub(in super::super) const CDQ: Handler = sign_to_dx::<u32>;
+pub(in super::super) const CDQ: Handler = handler!(sign_to_dx::<u32>);
 
 fn xlat_at<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Step {
     // Its address is ebx + al: an index the decoder can't express.
@@ -224,9 +224,5 @@ fn xlat_at<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Step {
 
 /// `xlat`; the decoder gives its base, ebx.
 pub(in super::super) fn xlat(form: &Form) -> Option<Handler> {
-    Some(if form.flat {
-        xlat_at::<Flat>
-    } else {
-        xlat_at::<Segmented>
-    })
+    Some(by_address!(form.flat, A => xlat_at::<A>))
 }

@@ -2,7 +2,7 @@
 //!
 //! A load may change how what follows is to be decoded (see `Mode`), so it ends its block.
 
-use super::{Form, Kind, by_address, by_wide};
+use super::{Form, Kind, by_address, by_wide, handler};
 use crate::engine::lguest::cpu::access::Address;
 use crate::engine::lguest::cpu::exec::stack::peek;
 use crate::engine::lguest::cpu::flags::ZF;
@@ -52,7 +52,7 @@ fn from_memory<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> St
 /// `mov` to a segment register.
 pub(in super::super) fn mov_to(form: &Form) -> Option<Handler> {
     Some(match form.kinds[1] {
-        Kind::Register => from_register,
+        Kind::Register => handler!(from_register),
         Kind::Memory => by_address!(form.flat, A => from_memory::<A>),
         _ => return None,
     })
@@ -251,7 +251,7 @@ fn adjust_memory<A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> 
 /// `arpl`.
 pub(in super::super) fn arpl(form: &Form) -> Option<Handler> {
     Some(match form.kinds[0] {
-        Kind::Register => adjust_register,
+        Kind::Register => handler!(adjust_register),
         Kind::Memory => by_address!(form.flat, A => adjust_memory::<A>),
         _ => return None,
     })

@@ -1,6 +1,6 @@
 //! The stack: push and pop, flags, all registers at once, frames.
 
-use super::{Form, Kind, by_address, by_wide};
+use super::{Form, Kind, by_address, by_wide, handler};
 use crate::engine::lguest::cpu::access::{Address, Segmented};
 use crate::engine::lguest::cpu::flags::{RF, VM};
 use crate::engine::lguest::cpu::op::{Handler, Op, Width, ZERO};
@@ -32,7 +32,7 @@ impl Core {
 #[inline(always)]
 fn at(offset: u32) -> Op {
     Op {
-        run: nothing,
+        run: handler!(nothing),
         imm: 0,
         disp: offset,
         reg: 0,
@@ -138,13 +138,10 @@ fn push_immediate<T: Width, S: Address>(core: &mut Core, memory: &GuestMemory, o
     push::<T, S>(core, memory, op.imm)
 }
 
-fn push_memory<T: Width, A: Address, S: Address>(
-    core: &mut Core,
-    memory: &GuestMemory,
-    op: &Op,
-) -> Step {
+/// What is flat is so for the stack as well ([`Mode`](super::super::state::Mode)).
+fn push_memory<T: Width, A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Step {
     let value = T::load::<A>(core, memory, op)?;
-    push::<T, S>(core, memory, value)
+    push::<T, A>(core, memory, value)
 }
 
 fn push_segment<T: Width, S: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Step {
@@ -159,9 +156,7 @@ pub(in super::super) fn pushing(form: &Form) -> Option<Handler> {
         Kind::Register => by_wide!(form, T => by_address!(stack, S => push_register::<T, S>)),
         Kind::Immediate => by_wide!(form, T => by_address!(stack, S => push_immediate::<T, S>)),
         Kind::Segment => by_wide!(form, T => by_address!(stack, S => push_segment::<T, S>)),
-        Kind::Memory => by_wide!(form, T => by_address!(stack, S => {
-            by_address!(form.flat, A => push_memory::<T, A, S>)
-        })),
+        Kind::Memory => by_wide!(form, T => by_address!(form.flat, A => push_memory::<T, A>)),
         Kind::None => return None,
     })
 }
@@ -172,16 +167,12 @@ fn pop_register<T: Width, S: Address>(core: &mut Core, memory: &GuestMemory, op:
     Ok(())
 }
 
-fn pop_memory<T: Width, A: Address, S: Address>(
-    core: &mut Core,
-    memory: &GuestMemory,
-    op: &Op,
-) -> Step {
+fn pop_memory<T: Width, A: Address>(core: &mut Core, memory: &GuestMemory, op: &Op) -> Step {
     let before = core.reg(ESP);
-    let value = pop::<T, S>(core, memory)?;
+    let value = pop::<T, A>(core, memory)?;
     // An address made from esp is made from what it is after the pop.
     let stored = T::store::<A>(core, memory, op, value);
-    if stored == Err(Leave::Fault) {
+    if landed(stored).is_err() {
         core.set_reg(ESP, before);
     }
     stored
@@ -192,9 +183,7 @@ pub(in super::super) fn popping(form: &Form) -> Option<Handler> {
     let stack = form.flat_stack;
     Some(match form.kinds[0] {
         Kind::Register => by_wide!(form, T => by_address!(stack, S => pop_register::<T, S>)),
-        Kind::Memory => by_wide!(form, T => by_address!(stack, S => {
-            by_address!(form.flat, A => pop_memory::<T, A, S>)
-        })),
+        Kind::Memory => by_wide!(form, T => by_address!(form.flat, A => pop_memory::<T, A>)),
         _ => return None,
     })
 }
@@ -295,27 +284,19 @@ pub(in super::super) fn enter(form: &Form) -> Option<Handler> {
     Some(by_wide!(form, T => enter_frame::<T>))
 }
 
-fn leave_flat(core: &mut Core, memory: &GuestMemory, _: &Op) -> Step {
-    let ebp = core.reg(EBP);
-    let value = core.load::<u32>(memory, ebp)?;
-    core.set_reg(ESP, ebp.wrapping_add(4));
-    core.set_reg(EBP, value);
-    Ok(())
-}
-
-fn leave_frame<T: Width>(core: &mut Core, memory: &GuestMemory, _: &Op) -> Step {
-    let ebp = core.reg(EBP) & core.stack_mask();
-    let value = T::load::<Segmented>(core, memory, &at(ebp))?;
-    core.set_stack(ebp.wrapping_add(T::BYTES));
+fn leave_frame<T: Width, S: Address>(core: &mut Core, memory: &GuestMemory, _: &Op) -> Step {
+    let ebp = if S::FLAT {
+        core.reg(EBP)
+    } else {
+        core.reg(EBP) & core.stack_mask()
+    };
+    let value = T::load::<S>(core, memory, &at(ebp))?;
+    move_to::<S>(core, ebp.wrapping_add(T::BYTES));
     T::set(core, EBP, value);
     Ok(())
 }
 
 /// `leave`.
 pub(in super::super) fn leave(form: &Form) -> Option<Handler> {
-    Some(if form.flat_stack && form.width == 4 {
-        leave_flat
-    } else {
-        by_wide!(form, T => leave_frame::<T>)
-    })
+    Some(by_wide!(form, T => by_address!(form.flat_stack, S => leave_frame::<T, S>)))
 }
