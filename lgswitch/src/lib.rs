@@ -14,7 +14,8 @@
 //! 6. [`ring`] and [`flood`]: how bytes cross. A ring for each ordered pair of ports carries
 //!    unicast, a lossy log for each port carries what everyone hears. [`record`] is the common
 //!    form of one frame in either. (`pace` and `stream`: how the bytes are stored, which is half of the speed.)
-//! 7. [`doorbell`]: how a port sleeps, and how a peer wakes it without ever being made to wait.
+//! 7. [`doorbell`]: how a port sleeps, and how a peer wakes it without ever being made to wait; [`bell`]:
+//!    the same for a port that sleeps on other things besides.
 //! 8. [`offload`]: what a sender does when its peer cannot take an unfinished checksum or a
 //!    64 KiB TCP segment.
 //! 9. [`plug`]: the other end of a port: a guest's virtqueues, over vhost-user.
@@ -27,6 +28,7 @@
 //! module that touches them ([`sync`] names the words); everything above reads a length or an index
 //! *once*, checks it, and only then uses it. The six promises a port makes stand at the head of [`port`].
 
+pub mod bell;
 #[cfg(not(lgswitch_loom))]
 pub mod bench;
 pub mod capture;

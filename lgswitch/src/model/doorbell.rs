@@ -15,7 +15,7 @@ use crate::slot::SlotSet;
 const FOR_EVER: Duration = Duration::MAX;
 
 /// Publishes and rings once a frame.
-fn send(segment: &Segment, from: usize, to: usize, frames: u64) {
+pub fn send(segment: &Segment, from: usize, to: usize, frames: u64) {
     let mut ring = RingWriter::open(segment, slot(from), slot(to)).unwrap();
     for sequence in 0..frames {
         let bytes = [0; FRAME];
@@ -33,26 +33,29 @@ fn send(segment: &Segment, from: usize, to: usize, frames: u64) {
     }
 }
 
+/// Takes what there is of those that are named, and nobody else: a bit that is lost is a frame that is
+/// not found. Tells whether there was any.
+pub fn look(segment: &Segment, rings: &mut [RingReader], named: &SlotSet, left: &mut u64) -> bool {
+    let before = *left;
+    for from in named.iter() {
+        let ring = &mut rings[from.get() - 1];
+        ring.refresh(segment);
+        while let Found::Frame(record) = ring.peek(segment) {
+            let end = record.end;
+            ring.take(end);
+            *left -= 1;
+        }
+        ring.release(segment);
+    }
+    *left != before
+}
+
 /// Looks at those whose bits are set, and sleeps whenever there is nothing, until all frames are
 /// there. A lost wake-up is a deadlock.
 fn receive(segment: &Segment, rings: &mut [RingReader], frames: u64) {
     let (control, record) = (segment.control(), segment.geometry().slot(0));
     let mut left = frames;
-    // Only who is named is looked at: a bit that is lost is a frame that is not found.
-    let mut look = |named: &SlotSet| {
-        let before = left;
-        for from in named.iter() {
-            let ring = &mut rings[from.get() - 1];
-            ring.refresh(segment);
-            while let Found::Frame(record) = ring.peek(segment) {
-                let end = record.end;
-                ring.take(end);
-                left -= 1;
-            }
-            ring.release(segment);
-        }
-        (left != before, left == 0)
-    };
+    let mut look = |named: &SlotSet| (look(segment, rings, named, &mut left), left == 0);
     let mut named = SlotSet::new();
     loop {
         doorbell::peek(control, record, segment.slots(), |word, bits| {

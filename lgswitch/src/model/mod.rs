@@ -29,6 +29,8 @@ pub mod lock;
 pub mod map;
 
 #[cfg(test)]
+mod bell;
+#[cfg(test)]
 mod doorbell;
 #[cfg(test)]
 mod flood;

@@ -312,6 +312,14 @@ impl PortRx {
         self.held.called.swap(false, Ordering::SeqCst);
     }
 
+    /// For who sleeps on a [`Bell`](crate::bell::Bell): all that [`wait`](Self::wait) does but sleep. From
+    /// here on sources set their bits, and what is there already the next [`recv`](Self::recv) finds.
+    pub fn settle_down(&mut self) {
+        if !self.settle() {
+            self.look_at_the_clock();
+        }
+    }
+
     /// As [`wait`](Self::wait), but what is there does not end it: for when the taker had no room.
     pub fn wait_for_call(&mut self, timeout: Duration) {
         let held = Arc::clone(&self.held);

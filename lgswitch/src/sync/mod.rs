@@ -10,6 +10,7 @@
 //!   [`mortal`].
 
 pub(crate) mod futex;
+pub(crate) mod lead;
 #[cfg(any(lgswitch_loom, feature = "failpoints"))]
 pub mod mortal;
 

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -67,6 +68,7 @@ pub struct Guest {
 pub struct Queue {
     base: u64,
     kick: EventFd,
+    call: EventFd,
     available: Cell<u16>,
 }
 
@@ -131,9 +133,9 @@ impl Guest {
         let queue = Queue {
             base: u64::from(index) * 0x4000,
             kick: EventFd::new().unwrap(),
+            call: EventFd::new().unwrap(),
             available: Cell::new(0),
         };
-        let call = EventFd::new().unwrap();
         let index = u64::from(index);
         let state = |n: u64| index | n << 32;
         self.say_numbers(request::SET_VRING_NUM, &[state(ENTRIES)], &[]);
@@ -142,7 +144,7 @@ impl Guest {
             [queue.table(), queue.used(), queue.available()].map(|at| VMM + at);
         let addresses = [index, table, used, available, 0];
         self.say_numbers(request::SET_VRING_ADDR, &addresses, &[]);
-        self.say_numbers(request::SET_VRING_CALL, &[index], &[call.as_fd()]);
+        self.say_numbers(request::SET_VRING_CALL, &[index], &[queue.call.as_fd()]);
         self.say_numbers(request::SET_VRING_KICK, &[index], &[queue.kick.as_fd()]);
         self.say_numbers(request::SET_VRING_ENABLE, &[state(1)], &[]);
         // Once this is answered, all that was heard.
@@ -217,6 +219,14 @@ impl Queue {
         if guest.word(self.used()) & 1 == 0 {
             self.kick();
         }
+    }
+
+    /// Sleeps until the guest is interrupted for it.
+    pub fn wait_for_call(&self) {
+        // The plug has made it one that makes nobody wait.
+        let mut call = [PollFd::new(self.call.as_fd(), PollFlags::POLLIN)];
+        poll(&mut call, PollTimeout::from(10_000u16)).unwrap();
+        self.call.read().unwrap();
     }
 
     /// Until so many chains came back.

@@ -131,6 +131,7 @@ impl Plugged {
             receive.make_available(&guest, &[i as u16]);
         }
         receive.kick_if_wanted(&guest);
+        receive.wait_for_call();
         receive.wait_for_used(&guest, BUFFERS);
         for (i, frame) in (0..).zip(frames) {
             // One buffer, it says, and the frame after that.

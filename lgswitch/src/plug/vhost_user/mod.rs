@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use crate::plug::virtio::card::{Card, Remote};
+use crate::plug::virtio::card::Card;
 pub use crate::plug::virtio::service::{MAX_PAIRS, Service};
 use crate::port::Port;
 use message::ProtocolError;
@@ -53,33 +53,33 @@ pub fn serve(port: Port, listener: UnixListener, options: Options) -> io::Result
     // Who has gone before we answer is not waited for.
     listener.set_nonblocking(true)?;
     let (label, pairs) = (options.label.clone(), options.pairs);
-    let life = move |card: &mut Card, remote: &Remote| {
-        let mut well = converse(card, &listener, &options, remote);
-        while options.again && !remote.is_stopping() {
+    let life = move |card: &mut Card| {
+        let mut well = converse(card, &listener, &options);
+        while options.again && !card.is_stopping() {
             if !well {
                 // What fails at once would fail a million times a second.
                 std::thread::sleep(Duration::from_millis(50));
             }
-            well = converse(card, &listener, &options, remote);
+            well = converse(card, &listener, &options);
         }
     };
     Service::start(port, pairs, &label, || (), life)
 }
 
 /// Waits for a VMM and talks with it to its end; tells whether all went well.
-fn converse(card: &mut Card, listener: &UnixListener, options: &Options, remote: &Remote) -> bool {
-    let socket = card.idle_until(listener, remote).and_then(|()| {
+fn converse(card: &mut Card, listener: &UnixListener, options: &Options) -> bool {
+    let socket = card.idle_until(listener).and_then(|()| {
         let (socket, _) = listener.accept()?;
         message::limit_waits(&socket)?;
         Ok(socket)
     });
     let end = match socket {
-        Ok(socket) => card.converse(&mut Session::new(socket, options.pairs), remote),
+        Ok(socket) => card.converse(&mut Session::new(socket, options.pairs)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(ProtocolError::from(error)),
     };
     match end {
-        Err(error) if !remote.is_stopping() => {
+        Err(error) if !card.is_stopping() => {
             tracing::warn!(
                 "{}: the VMM's network card is unplugged: {error}",
                 options.label

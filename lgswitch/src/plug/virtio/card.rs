@@ -1,9 +1,14 @@
-//! The card itself, and the life of the thread that serves it.
+//! The card itself, and the two threads that serve it.
 //!
-//! One thread does it all, both directions and the [`Conversation`]: each burst one way mostly has an
-//! answer the other way, and a thread for each would be woken by turns. In a *turn* it does one burst of
-//! each queue. When there is nothing to do it looks on for a moment ([`Polling`]); then it asks the
-//! guest to kick and peers to ring, takes one more turn for what came in between, and sleeps.
+//! The card's own thread waits for what comes by descriptors: kicks of the guest, and the
+//! [`Conversation`]. The other waits for the port's [bell](crate::bell). Whichever wakes moves the
+//! frames itself ([`Traffic`]), so a frame from a peer is in the guest's hands one wake-up after it was
+//! sent, and a frame of the guest's in a peer's ring one wake-up after the kick; who wakes while the other
+//! is at it leaves a note ([`Lead`]), and goes back to sleep.
+//!
+//! Only the card's own thread hears the conversation and tells of trouble. While it has something to hear, the other
+//! gives way ([`Served::take_over`]); the trouble that the other runs into waits for it, and no
+//! frame moves until that guest is forgotten.
 //!
 //! Who has the guest, and how we are told of it, is the conversation's: messages of another VMM over a
 //! socket, or what the guest wrote to the registers of the launcher's own.
@@ -12,29 +17,25 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::bell::Bell;
-use super::features;
 use super::guest::Guest;
-use super::pump::{self, Burst};
 use super::queue::Queue;
-use super::virtqueue::Broken;
-use crate::plug::patience::{self, Patience};
-use crate::plug::polling::Polling;
-use crate::port::{Caller, Port, PortRx, PortTx};
+use super::traffic::Traffic;
+pub use super::traffic::Trouble;
+use crate::bell::Bell;
+use crate::port::Port;
+use crate::sync::lead::Lead;
 
 /// What the epoll set says is ready.
 const KICK: u64 = 0;
 const SPEECH: u64 = 1;
 const NUDGE: u64 = 2;
 
-/// Turns between two looks at the conversation while there is no end of frames.
-const TURNS: u32 = 256;
 /// The longest sleep: the port looks after itself now and then.
 const LONG: u16 = 2000;
 
@@ -51,20 +52,6 @@ pub trait Conversation {
     /// # Errors
     /// What was heard makes no sense, or can't be heard.
     fn hear(&mut self, guest: &mut Guest, kicks: &Kicks<'_>) -> Result<bool, Self::Error>;
-}
-
-/// Why a guest can't be served any longer.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// A queue of the guest's can't be made sense of.
-    #[error(transparent)]
-    Queue(#[from] Broken),
-    /// Its file is shorter than it was when it was mapped.
-    #[error("the guest's memory was cut short")]
-    MemoryLost,
-    /// There is no waiting for it.
-    #[error("waiting for the guest failed: {0}")]
-    Wait(#[from] io::Error),
 }
 
 /// Where the card's thread hears kicks.
@@ -91,81 +78,37 @@ impl Kicks<'_> {
     }
 }
 
-/// What others than the card's thread may do.
-#[derive(Debug)]
-pub struct Remote {
-    /// The port's doorbell.
-    pub bell: Bell,
+/// What a card's threads share.
+pub(super) struct Served {
+    traffic: Mutex<Traffic>,
+    /// Who moves frames.
+    lead: Lead,
+    /// The card's thread wants the traffic for itself.
+    wanted: AtomicBool,
+    /// What the guest did wrong, until the card's thread has taken note.
+    trouble: Mutex<Option<Trouble>>,
+    bell: Bell,
+    /// What the card's thread sleeps on.
+    ready: Epoll,
     nudge: EventFd,
     stopping: AtomicBool,
 }
 
-impl Remote {
-    /// Tells the card's thread to look.
-    pub fn nudge(&self) {
-        // It can only be full, and then it is nudged already.
-        let _ = self.nudge.write(1);
-    }
-
-    /// Tells all threads to end.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        self.nudge();
-        self.bell.silence();
-    }
-
-    /// Whether they were told.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-}
-
-/// A card.
-pub struct Card {
-    tx: PortTx,
-    rx: PortRx,
-    caller: Caller,
-    guest: Guest,
-    /// The patience of each transmit queue: their frames wait apart.
-    patience: Vec<Patience>,
-    polling: Polling,
-    ready: Epoll,
-}
-
-/// What a turn was like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// Frames passed.
-    Busy,
-    /// Nothing to do.
-    Idle,
-    /// Nothing but frames the guest has no buffers for.
-    NoBuffers,
-    /// Nothing but frames some peer has no room for.
-    NoRoom,
-}
-
-impl Card {
-    /// A card with `pairs` pairs of queues that has no guest yet.
-    pub fn new(port: Port, pairs: usize) -> io::Result<(Self, Remote)> {
-        let remote = Remote {
+impl Served {
+    pub(super) fn new(port: Port, pairs: usize) -> io::Result<Self> {
+        let served = Self {
             bell: Bell::of(&port),
+            traffic: Mutex::new(Traffic::new(port, pairs)),
+            lead: Lead::default(),
+            wanted: AtomicBool::new(false),
+            trouble: Mutex::new(None),
+            ready: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             nudge: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             stopping: AtomicBool::new(false),
         };
-        let (tx, rx) = port.split();
-        let card = Self {
-            caller: rx.caller(),
-            tx,
-            rx,
-            guest: Guest::new(pairs),
-            patience: (0..pairs).map(|_| Patience::default()).collect(),
-            polling: Polling::default(),
-            ready: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-        };
         // On the edge, so that it need not be read.
-        card.listen_to(&remote.nudge, NUDGE, EpollFlags::EPOLLET)?;
-        Ok((card, remote))
+        served.listen_to(&served.nudge, NUDGE, EpollFlags::EPOLLET)?;
+        Ok(served)
     }
 
     fn listen_to(&self, fd: impl AsFd, token: u64, flags: EpollFlags) -> nix::Result<()> {
@@ -173,61 +116,57 @@ impl Card {
         self.ready.add(fd, event)
     }
 
-    /// Without a guest: what comes is counted and dropped, until `source` can be read.
-    ///
-    /// # Errors
-    /// As of `epoll_wait`.
-    pub fn idle_until(&mut self, source: impl AsFd, remote: &Remote) -> io::Result<()> {
-        self.listen_to(&source, SPEECH, EpollFlags::empty())?;
-        let end = self.serve(remote, |_| Ok(false));
-        let _ = self.ready.delete(&source);
-        match end {
-            Err(Trouble::Wait(error)) => Err(error),
-            _ => Ok(()),
+    /// Tells the card's thread to look.
+    fn nudge(&self) {
+        // It can only be full, and then it is nudged already.
+        let _ = self.nudge.write(1);
+    }
+
+    /// Tells all threads to end.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.nudge();
+        self.bell.silence();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The life of the thread that waits for the bell.
+    pub(super) fn listen_to_the_bell(&self) {
+        self.bell.listen(|| while !self.move_frames() {});
+    }
+
+    /// Moves frames until there is nothing more to do for the caller, which is `true`, or until it is
+    /// time to look at other things.
+    fn move_frames(&self) -> bool {
+        let mut done = true;
+        self.lead.call(|| done = self.lead_on());
+        done
+    }
+
+    fn lead_on(&self) -> bool {
+        let stop = || self.is_stopping() || self.wanted.load(Ordering::Relaxed);
+        let mut traffic = lock(&self.traffic);
+        // Who is stopped by the card's thread is done: that one calls when it has heard.
+        match traffic.work(&self.bell, stop) {
+            Ok(nothing) => nothing || stop(),
+            Err(trouble) => {
+                *lock(&self.trouble) = Some(trouble);
+                self.nudge();
+                true
+            }
         }
     }
 
-    /// Serves the guest that is talked of, until the conversation ends.
-    ///
-    /// # Errors
-    /// The guest, or who talks of it, broke the rules. Nothing is known of the guest from then on.
-    pub fn converse<C: Conversation>(
-        &mut self,
-        conversation: &mut C,
-        remote: &Remote,
-    ) -> Result<(), C::Error> {
-        self.listen_to(conversation.source(), SPEECH, EpollFlags::empty())
-            .map_err(|error| Trouble::Wait(error.into()))?;
-        self.patience.fill_with(Patience::default);
-        let end = self.serve(remote, |card| {
-            let goes_on = conversation.hear(&mut card.guest, &Kicks(&card.ready))?;
-            card.caller
-                .set_offloads(features::offloads(card.guest.features));
-            Ok(goes_on)
-        });
-        self.guest.forget(&self.ready);
-        self.caller.set_offloads(features::offloads(0));
-        // Closing would not do: there may be another descriptor of it.
-        let _ = self.ready.delete(conversation.source());
-        end
-    }
-
-    /// Moves frames, and calls `heard` whenever there is something to hear, until that says `false`.
-    fn serve<E: From<Trouble>>(
-        &mut self,
-        remote: &Remote,
-        mut heard: impl FnMut(&mut Self) -> Result<bool, E>,
-    ) -> Result<(), E> {
-        loop {
-            let sleep = self.work(remote)?;
-            let ready = self.wait(if sleep { LONG } else { 0 });
-            if sleep {
-                remote.bell.disarm();
-            }
-            if remote.is_stopping() || ready.map_err(Trouble::Wait)? && !heard(self)? {
-                return Ok(());
-            }
-        }
+    /// The traffic, for the card's thread to do something else with. Who moves frames gives way after the
+    /// turn at hand, and it is for the caller to move them afterwards.
+    fn take_over(&self) -> MutexGuard<'_, Traffic> {
+        self.wanted.store(true, Ordering::Relaxed);
+        let traffic = lock(&self.traffic);
+        self.wanted.store(false, Ordering::Relaxed);
+        traffic
     }
 
     /// Waits for at most `timeout` milliseconds; tells whether there is something to hear.
@@ -239,79 +178,84 @@ impl Card {
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    /// Takes turns until there is nothing to do, or it is time to listen. `true`: all is
-    /// prepared for a sleep.
-    fn work(&mut self, remote: &Remote) -> Result<bool, Trouble> {
-        for _ in 0..TURNS {
-            match self.turn()? {
-                Turn::Busy => self.polling.busy(),
-                // A moment for them. It is not ours alone: a peer may wait for us just so.
-                Turn::NoRoom => std::thread::sleep(patience::STEP),
-                Turn::Idle | Turn::NoBuffers if self.polling.once_more() => {}
-                idle => {
-                    if self.prepare_to_sleep(idle, remote)? {
-                        return Ok(true);
-                    }
-                }
+/// Nothing is left half done by a panic that the guest's end does not set right.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A card, in the hands of its own thread.
+pub struct Card {
+    served: Arc<Served>,
+}
+
+impl Card {
+    pub(super) fn new(served: Arc<Served>) -> Self {
+        Self { served }
+    }
+
+    /// Whether its threads were told to end.
+    pub fn is_stopping(&self) -> bool {
+        self.served.is_stopping()
+    }
+
+    /// Without a guest: what comes is counted and dropped, until `source` can be read.
+    ///
+    /// # Errors
+    /// As of `epoll_wait`.
+    pub fn idle_until(&mut self, source: impl AsFd) -> io::Result<()> {
+        let listening = self.served.listen_to(&source, SPEECH, EpollFlags::empty());
+        listening?;
+        let end = self.serve(|_| Ok(false));
+        let _ = self.served.ready.delete(&source);
+        match end {
+            Err(Trouble::Wait(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Serves the guest that is talked of, until the conversation ends.
+    ///
+    /// # Errors
+    /// The guest, or who talks of it, broke the rules. Nothing is known of the guest from then on.
+    pub fn converse<C: Conversation>(&mut self, conversation: &mut C) -> Result<(), C::Error> {
+        self.served
+            .listen_to(conversation.source(), SPEECH, EpollFlags::empty())
+            .map_err(|error| Trouble::Wait(error.into()))?;
+        let ready = &self.served.ready;
+        let end = self.serve(|traffic| {
+            let goes_on = conversation.hear(&mut traffic.guest, &Kicks(ready))?;
+            traffic.agree_on_offloads();
+            Ok(goes_on)
+        });
+        let mut traffic = self.served.take_over();
+        traffic.forget_guest(ready);
+        // It was this guest's, whoever ran into it.
+        *lock(&self.served.trouble) = None;
+        drop(traffic);
+        // Closing would not do: there may be another descriptor of it.
+        let _ = ready.delete(conversation.source());
+        end
+    }
+
+    /// Moves frames, and calls `heard` whenever there is something to hear, until that says `false`.
+    fn serve<E: From<Trouble>>(
+        &self,
+        mut heard: impl FnMut(&mut Traffic) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let served = &self.served;
+        loop {
+            let done = served.move_frames();
+            let ready = served.wait(if done { LONG } else { 0 });
+            if let Some(trouble) = lock(&served.trouble).take() {
+                return Err(trouble.into());
             }
-            if remote.is_stopping() {
-                break;
-            }
-        }
-        Ok(false)
-    }
-
-    /// One burst of each queue.
-    fn turn(&mut self) -> Result<Turn, Trouble> {
-        let end = self.bursts();
-        if self.guest.memory.is_lost() {
-            // Whatever sense was made of it.
-            return Err(Trouble::MemoryLost);
-        }
-        Ok(end?)
-    }
-
-    fn bursts(&mut self) -> Result<Turn, Broken> {
-        let Guest { memory, queues, .. } = &mut self.guest;
-        let mut sent = Burst::Idle;
-        let transmit = queues.iter_mut().skip(1).step_by(2);
-        for (queue, patience) in transmit.zip(&mut self.patience) {
-            sent = sent.max(pump::transmit(memory, queue, &mut self.tx, patience)?);
-        }
-        let receive = queues.iter_mut().step_by(2);
-        let received = pump::receive(memory, receive, &mut self.rx)?;
-        Ok(match (sent, received) {
-            (Burst::Some, _) | (_, Burst::Some) => Turn::Busy,
-            (Burst::Stuck, _) => Turn::NoRoom,
-            (Burst::Idle, Burst::Stuck) => Turn::NoBuffers,
-            (Burst::Idle, Burst::Idle) => Turn::Idle,
-        })
-    }
-
-    /// Asks for what ends a sleep, then takes one more turn for what came before they were asked.
-    /// Tells whether there was nothing.
-    fn prepare_to_sleep(&mut self, idle: Turn, remote: &Remote) -> Result<bool, Trouble> {
-        let Guest { memory, queues, .. } = &mut self.guest;
-        for (index, queue) in queues.iter_mut().enumerate() {
-            // Room is asked for if frames wait; else the guest makes some without a word.
-            if (index % 2 == 1 || idle == Turn::NoBuffers)
-                && let Some(mut queue) = queue.open(memory)
+            if served.is_stopping()
+                || ready.map_err(Trouble::Wait)? && !heard(&mut served.take_over())?
             {
-                queue.enable_kicks();
+                return Ok(());
             }
         }
-        // More frames are no help while those that are there can't be taken.
-        if idle == Turn::Idle {
-            // Not to sleep, but to do what comes before: from here on sources set their bits.
-            self.rx.wait(Duration::ZERO);
-            remote.bell.arm();
-        }
-        let nothing = self.turn()? == idle;
-        if !nothing {
-            remote.bell.disarm();
-            self.polling.busy();
-        }
-        Ok(nothing)
     }
 }

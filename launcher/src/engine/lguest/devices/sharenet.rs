@@ -10,11 +10,10 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
+use lgswitch::bell::Bell;
 use lgswitch::frame::{Frame, Offloads};
 use lgswitch::plug::patience::Patience;
-use lgswitch::plug::virtio::bell::Bell;
 use lgswitch::port::{Sent, Verdict};
 use lgswitch::{Gather, Port, PortRx, PortTx, SlotIndex, offload};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -135,8 +134,7 @@ impl Device for SharenetDevice {
     }
 
     fn prepare_to_sleep(&mut self, line: &mut Line<'_>) -> Result<(), Trouble> {
-        // Not to sleep, but to do what comes before: from here on peers ring.
-        self.rx.wait(Duration::ZERO);
+        self.rx.settle_down();
         self.bell.arm();
         self.receive(line)
     }
@@ -162,6 +160,7 @@ mod tests {
     use super::*;
     use crate::engine::lguest::memory::{GuestMemory, Sharing};
     use lgswitch::{CreateOptions, PortOptions, Segment, VnetHeader};
+    use std::time::Duration;
 
     const PAGE: u32 = 0x10000;
     const BLOCKS: u32 = 0x1000;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use lgswitch::Port;
-use lgswitch::plug::virtio::card::{Card, Conversation, Kicks, Remote, Trouble};
+use lgswitch::plug::virtio::card::{Card, Conversation, Kicks, Trouble};
 use lgswitch::plug::virtio::guest::Guest;
 use lgswitch::plug::virtio::service::Service;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -30,7 +30,7 @@ pub fn device(
 ) -> io::Result<Device> {
     Device::new(description, |orders| {
         let mut registers = Registers::new(orders)?;
-        let life = move |card: &mut Card, remote: &Remote| registers.live(card, remote);
+        let life = move |card: &mut Card| registers.live(card);
         let label = format!("eth{number}");
         let confine = || seccomp::confine(seccomp::Work::ForTheGuest);
         let service = Service::start(port, pairs, &label, confine, life)?;
@@ -69,13 +69,13 @@ impl Registers {
     }
 
     /// The card's life: one driver after another, until the guest has ended.
-    fn live(&mut self, card: &mut Card, remote: &Remote) {
-        while let Err(end) = card.converse(self, remote) {
+    fn live(&mut self, card: &mut Card) {
+        while let Err(end) = card.converse(self) {
             tracing::debug!("{:?}: {end}", std::thread::current().name());
             self.forget_control();
             self.orders.shared.interrupt.break_off();
             // The next order is to stop.
-            if card.idle_until(&self.orders, remote).is_err() || remote.is_stopping() {
+            if card.idle_until(&self.orders).is_err() || card.is_stopping() {
                 return;
             }
         }
