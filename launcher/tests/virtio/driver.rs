@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use launcher::engine::kvm::bus::MmioDevice;
@@ -46,6 +47,7 @@ const PLACE: Placement = Placement {
 struct Wires {
     interrupt: Mutex<Option<EventFd>>,
     doorbells: Mutex<HashMap<(u64, u32), EventFd>>,
+    page: Mutex<Option<GuestMemoryMmap>>,
 }
 
 impl Wiring for Wires {
@@ -60,6 +62,11 @@ impl Wiring for Wires {
         doorbells.insert((address, queue), fd.try_clone()?);
         Ok(())
     }
+
+    fn readable(&self, memory: &GuestMemoryMmap) -> io::Result<()> {
+        *self.page.lock().unwrap() = Some(memory.clone());
+        Ok(())
+    }
 }
 
 /// A device and its driver.
@@ -68,6 +75,8 @@ pub struct Driver {
     pub registers: Transport,
     pub interrupt: EventFd,
     doorbells: HashMap<(u64, u32), EventFd>,
+    /// Where the driver reads what it reads.
+    page: GuestMemoryMmap,
     /// Chains made available in each queue, and the next free place for data.
     available: Vec<Cell<u16>>,
     next: Cell<u64>,
@@ -108,6 +117,7 @@ impl Driver {
             registers,
             interrupt: wires.interrupt.into_inner().unwrap().unwrap(),
             doorbells: wires.doorbells.into_inner().unwrap(),
+            page: wires.page.into_inner().unwrap().unwrap(),
             available: vec![Cell::new(0); count],
             next: Cell::new(DATA),
         }
@@ -121,9 +131,8 @@ impl Driver {
     }
 
     pub fn read(&self, register: u32) -> u32 {
-        let mut data = [0; 4];
-        self.registers.read(register.into(), &mut data);
-        u32::from_le_bytes(data)
+        let at = GuestAddress(PLACE.address + u64::from(register));
+        u32::from_le(self.page.load(at, Ordering::Acquire).unwrap())
     }
 
     pub fn write(&self, register: u32, value: u32) {
@@ -132,7 +141,8 @@ impl Driver {
 
     pub fn config(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut data = vec![0; len];
-        self.registers.read(0x100 + offset, &mut data);
+        let at = GuestAddress(PLACE.address + 0x100 + offset);
+        self.page.read_slice(&mut data, at).unwrap();
         data
     }
 

@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
-use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use kvm_bindings::{
+    KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -15,7 +17,7 @@ use super::virtio::Wiring;
 /// A machine without processors.
 #[derive(Debug)]
 pub struct Vm {
-    /// KVM's handle. Before `memory`, so that it is dropped first.
+    /// KVM's handle. Before all memory, so that it is dropped first.
     fd: VmFd,
     /// The guest's RAM, kept for as long as KVM shows it.
     memory: GuestMemoryMmap,
@@ -34,6 +36,8 @@ enum Wire {
         address: u64,
         queue: u32,
     },
+    /// Memory the guest may only read.
+    Readable(GuestMemoryMmap),
 }
 
 impl Vm {
@@ -50,20 +54,7 @@ impl Vm {
             .map_err(KvmError::refused("place its identity map"))?;
         fd.set_tss_address(KVM_TSS as usize)
             .map_err(KvmError::refused("place its task state segment"))?;
-        for (slot, region) in (0..).zip(memory.iter()) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: region.start_addr().0,
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the region's pages are mapped, and stay so while KVM may touch them: `memory`
-            // is dropped after `fd`, and whoever runs processors keeps the whole machine. No other
-            // slot has them, and nothing of Rust's lies in them.
-            unsafe { fd.set_user_memory_region(region) }
-                .map_err(KvmError::refused("show the guest its memory"))?;
-        }
+        show(&fd, 0, &memory, 0).map_err(KvmError::refused("show the guest its memory"))?;
         fd.create_irq_chip()
             .map_err(KvmError::refused("make interrupt controllers"))?;
         // Kernels that know no other clock measure the processor's by it. Its loudspeaker port
@@ -107,6 +98,7 @@ impl Vm {
     }
 
     fn join(&self, wire: Wire) -> io::Result<()> {
+        let mut wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
         match &wire {
             Wire::Interrupt { event, gsi } => self.fd.register_irqfd(event, *gsi)?,
             Wire::Doorbell {
@@ -117,13 +109,37 @@ impl Vm {
                 let address = IoEventAddress::Mmio(*address);
                 self.fd.register_ioevent(event, &address, *queue)?;
             }
+            Wire::Readable(memory) if self.fd.check_extension(Cap::ReadonlyMem) => {
+                // One region each.
+                let before = wires
+                    .iter()
+                    .filter(|wire| matches!(wire, Wire::Readable(_)));
+                let slot = self.memory.num_regions() + before.count();
+                show(&self.fd, slot, memory, KVM_MEM_READONLY)?;
+            }
+            Wire::Readable(_) => {}
         }
-        self.wires
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(wire);
+        wires.push(wire);
         Ok(())
     }
+}
+
+/// Shows a guest memory, in KVM's slots from `slot` on.
+fn show(fd: &VmFd, slot: usize, memory: &GuestMemoryMmap, flags: u32) -> io::Result<()> {
+    for (slot, region) in (slot..).zip(memory.iter()) {
+        let region = kvm_userspace_memory_region {
+            slot: u32::try_from(slot).map_err(io::Error::other)?,
+            flags,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region's pages are mapped, and stay so while KVM may touch them: a `Vm` keeps all
+        // that is shown, its RAM and its wires, and drops it after `fd`; and whoever runs
+        // processors keeps the whole machine. No other slot has them, and nothing of Rust's lies in them.
+        unsafe { fd.set_user_memory_region(region) }?;
+    }
+    Ok(())
 }
 
 impl Wiring for Vm {
@@ -139,5 +155,9 @@ impl Wiring for Vm {
             address,
             queue,
         })
+    }
+
+    fn readable(&self, memory: &GuestMemoryMmap) -> io::Result<()> {
+        self.join(Wire::Readable(memory.clone()))
     }
 }

@@ -2,8 +2,11 @@
 //! it has, and its configuration space (Virtual I/O Device 1.2, 2.5).
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG_GENERATION;
+
+use super::page::Page;
 
 /// A device, as it shows itself.
 #[derive(Debug)]
@@ -21,37 +24,63 @@ pub struct Description {
 /// A configuration space.
 #[derive(Debug, Default)]
 pub struct Config {
-    bytes: Mutex<Vec<u8>>,
+    state: Mutex<State>,
     /// The bytes that the driver may write.
     writable: Range<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
     /// Counts changes, so that a driver sees whether several reads belong together (2.5.1).
-    generation: AtomicU32,
+    generation: u32,
+    /// Where the driver reads all that.
+    page: Option<Page>,
+}
+
+impl State {
+    fn show(&self) {
+        if let Some(page) = &self.page {
+            page.set_config(&self.bytes);
+            // Afterwards: who has read half of the old sees that it is another.
+            page.set(VIRTIO_MMIO_CONFIG_GENERATION, self.generation);
+        }
+    }
 }
 
 impl Config {
     /// One with these bytes, of which the driver may write those at `writable`.
     pub fn new(bytes: Vec<u8>, writable: Range<usize>) -> Self {
         Self {
-            bytes: Mutex::new(bytes),
+            state: Mutex::new(State {
+                bytes,
+                ..State::default()
+            }),
             writable,
-            generation: AtomicU32::new(0),
         }
     }
 
-    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // Bytes are bytes, whoever panicked while he had them.
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the driver reads it there.
+    pub fn show_on(&self, page: Page) {
+        let mut state = self.state();
+        state.page = Some(page);
+        state.show();
     }
 
     /// Which state of it the driver reads.
     pub fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Acquire)
+        self.state().generation
     }
 
     /// The driver reads. What is past the end is zero.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        let bytes = self.bytes();
+        let bytes = &self.state().bytes;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let rest = bytes.get(start..).unwrap_or_default();
         let len = rest.len().min(data.len());
@@ -60,24 +89,26 @@ impl Config {
 
     /// The driver writes. What it may not write stays.
     pub fn write(&self, offset: u64, data: &[u8]) {
-        let mut bytes = self.bytes();
+        let mut state = self.state();
         for (at, byte) in (offset..).zip(data) {
             if let Ok(at) = usize::try_from(at)
                 && self.writable.contains(&at)
-                && let Some(place) = bytes.get_mut(at)
+                && let Some(place) = state.bytes.get_mut(at)
             {
                 *place = *byte;
             }
         }
+        state.show();
     }
 
     /// The device changes it. The driver is still to be told.
     pub fn change(&self, offset: usize, data: &[u8]) {
-        let mut bytes = self.bytes();
-        if let Some(place) = bytes.get_mut(offset..offset + data.len()) {
+        let mut state = self.state();
+        if let Some(place) = state.bytes.get_mut(offset..offset + data.len()) {
             place.copy_from_slice(data);
         }
-        self.generation.fetch_add(1, Ordering::Release);
+        state.generation = state.generation.wrapping_add(1);
+        state.show();
     }
 }
 

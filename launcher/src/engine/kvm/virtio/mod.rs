@@ -3,7 +3,7 @@
 //! In reading order, following a request of the guest:
 //!
 //! 1. [`parts`]: all devices of a guest, in their places ([`Placement`]), wired to KVM ([`Wiring`]).
-//! 2. [`transport`]: the registers, through which a driver brings a device up.
+//! 2. [`transport`]: the registers, through which a driver brings a device up; [`page`]: how it reads them.
 //! 3. [`device`]: what it comes down to: the thread of the device is told to start or to stop, with the
 //!    [`description`] of what the driver can see and the [`interrupt`] shared between the two.
 //! 4. [`worker`]: the thread of a device; [`vring`], a queue in its hands; [`chain`], a request.
@@ -21,6 +21,7 @@ pub mod description;
 pub mod device;
 pub mod interrupt;
 pub mod net;
+pub mod page;
 pub mod parts;
 pub mod rng;
 pub mod transport;
@@ -31,6 +32,7 @@ pub use parts::Parts;
 
 use std::io;
 
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Where a device stands in the machine.
@@ -58,4 +60,11 @@ pub trait Wiring {
     /// # Errors
     /// KVM's reason.
     fn ioeventfd(&self, fd: &EventFd, address: u64, queue: u32) -> io::Result<()>;
+
+    /// The guest reads this memory, at its addresses there, without leaving. What it writes is as if there
+    /// were none. A kernel that can't do that lets it leave.
+    ///
+    /// # Errors
+    /// KVM's reason.
+    fn readable(&self, memory: &GuestMemoryMmap) -> io::Result<()>;
 }

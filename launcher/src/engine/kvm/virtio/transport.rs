@@ -7,17 +7,17 @@
 //! driver out: whatever it writes, it is a number in a field until it starts the device, and then the
 //! queues are checked.
 //!
-//! Registers that are used while a device runs need no lock, and mostly no exit to this process: kicks
-//! are `ioeventfd`s of the kernel, and so is the acknowledgement of used buffers, whose signal nobody
-//! hears ([`interrupt`](super::interrupt) has the reason).
+//! Registers that are used while a device runs need no lock, and mostly no exit to this process: they are read in
+//! a [page](super::page) of the guest's; kicks are `ioeventfd`s of the kernel, and so is the
+//! acknowledgement of used buffers, whose signal nobody hears ([`interrupt`](super::interrupt) has
+//! the reason).
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
-    VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
-    VIRTIO_F_VERSION_1,
+    VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -26,6 +26,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{Device, Driver, Shared};
+use super::page::Page;
 use super::{Placement, Wiring};
 use crate::engine::kvm::bus::MmioDevice;
 
@@ -39,12 +40,28 @@ const VENDOR: u32 = u32::from_le_bytes(*b"QEMU");
 const COMMON: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
+/// The registers the driver may read, but those that change without its doing: the interrupt's and the
+/// configuration's.
+const READABLE: [u32; 9] = [
+    VIRTIO_MMIO_MAGIC_VALUE,
+    VIRTIO_MMIO_VERSION,
+    VIRTIO_MMIO_DEVICE_ID,
+    VIRTIO_MMIO_VENDOR_ID,
+    VIRTIO_MMIO_DEVICE_FEATURES,
+    VIRTIO_MMIO_QUEUE_NUM_MAX,
+    VIRTIO_MMIO_QUEUE_READY,
+    VIRTIO_MMIO_SHM_LEN_LOW,
+    VIRTIO_MMIO_SHM_LEN_HIGH,
+];
+
 /// A device's registers.
 #[derive(Debug)]
 pub struct Transport {
     shared: Arc<Shared>,
     memory: GuestMemoryMmap,
     state: Mutex<State>,
+    /// Where the driver reads them, if the kernel can do that.
+    page: Page,
     /// Signalled for every acknowledgement of used buffers; nobody listens.
     _acknowledged: EventFd,
 }
@@ -84,8 +101,9 @@ impl Transport {
         let acknowledged = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let acknowledge = place.address + u64::from(VIRTIO_MMIO_INTERRUPT_ACK);
         wiring.ioeventfd(&acknowledged, acknowledge, VIRTIO_MMIO_INT_VRING)?;
-        let queues = fresh(&shared)?;
-        Ok(Self {
+        let page = Page::new(place)?;
+        wiring.readable(page.memory())?;
+        let transport = Self {
             memory: memory.clone(),
             state: Mutex::new(State {
                 device: Some(device),
@@ -94,11 +112,17 @@ impl Transport {
                 acknowledged_half: 0,
                 features: 0,
                 selected: 0,
-                queues,
+                queues: fresh(&shared)?,
             }),
+            page,
             shared,
             _acknowledged: acknowledged,
-        })
+        };
+        let shared = &transport.shared;
+        shared.interrupt.show_on(transport.page.clone());
+        shared.description.config.show_on(transport.page.clone());
+        transport.show(&transport.state());
+        Ok(transport)
     }
 
     /// What the device shares with its thread.
@@ -123,11 +147,18 @@ impl Transport {
     }
 
     fn register(&self, register: u32) -> u32 {
-        if register == VIRTIO_MMIO_INTERRUPT_STATUS {
-            return self.shared.interrupt.reasons();
+        let shared = &self.shared;
+        match register {
+            VIRTIO_MMIO_INTERRUPT_STATUS => shared.interrupt.reasons(),
+            VIRTIO_MMIO_STATUS => shared.interrupt.status(),
+            VIRTIO_MMIO_CONFIG_GENERATION => shared.description.config.generation(),
+            _ => self.readable(&self.state(), register),
         }
+    }
+
+    /// What one of [`READABLE`] says.
+    fn readable(&self, state: &State, register: u32) -> u32 {
         let description = &self.shared.description;
-        let state = self.state();
         match register {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             VIRTIO_MMIO_VERSION => VERSION,
@@ -142,15 +173,17 @@ impl Transport {
                 let queue = state.queues.get(state.selected);
                 queue.is_some_and(QueueT::ready).into()
             }
-            VIRTIO_MMIO_STATUS => match self.shared.interrupt.is_broken() {
-                true => state.status | VIRTIO_CONFIG_S_NEEDS_RESET,
-                false => state.status,
-            },
             // No region of shared memory is ever as long as this, which says that there is none (4.2.2.2).
             VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
-            VIRTIO_MMIO_CONFIG_GENERATION => description.config.generation(),
             _ => 0,
         }
+    }
+
+    fn show(&self, state: &State) {
+        for register in READABLE {
+            self.page.set(register, self.readable(state, register));
+        }
+        self.shared.interrupt.set_status(state.status);
     }
 
     fn set_register(&self, register: u32, value: u32) {
@@ -174,6 +207,7 @@ impl Transport {
             VIRTIO_MMIO_STATUS => self.set_status(&mut state, value),
             _ => state.set_up_queue(register, value),
         }
+        self.show(&state);
     }
 
     fn set_status(&self, state: &mut State, value: u32) {
