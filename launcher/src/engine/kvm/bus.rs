@@ -9,6 +9,11 @@ use std::sync::Arc;
 
 /// A device's registers, as the guest's processors reach them. Several processors may at once.
 pub trait MmioDevice: Send + Sync {
+    /// How many bytes its widest register has, if it is on I/O ports.
+    fn width(&self) -> usize {
+        1
+    }
+
     /// Fills `data` (1, 2, 4 or 8 bytes) with what stands `offset` bytes into the registers. Bytes
     /// that are no register's are left as they are.
     fn read(&self, offset: u64, data: &mut [u8]);
@@ -71,6 +76,27 @@ impl Bus {
         if let Some((device, offset)) = self.find(address, data.len()) {
             device.write(offset, data);
         }
+    }
+
+    /// A guest's read of an I/O port. A string instruction reads that one port again and again; so,
+    /// in effect, does one that is wider than the register.
+    pub fn read_port(&self, port: u16, data: &mut [u8]) {
+        for part in data.chunks_mut(self.width(port)) {
+            self.read(port.into(), part);
+        }
+    }
+
+    /// A guest's write of an I/O port; see [`Bus::read_port`].
+    pub fn write_port(&self, port: u16, data: &[u8]) {
+        for part in data.chunks(self.width(port)) {
+            self.write(port.into(), part);
+        }
+    }
+
+    /// The width of the registers there.
+    fn width(&self, port: u16) -> usize {
+        self.find(port.into(), 1)
+            .map_or(1, |(device, _)| device.width().max(1))
     }
 
     /// Who has all of these addresses, and where in its registers they begin.
@@ -143,6 +169,48 @@ mod tests {
             assert_eq!(read(&bus, address, len), vec![0xff; len]);
             bus.write(address, &vec![0; len]);
         }
+    }
+
+    /// Like [`Named`], with registers of 32 bits.
+    struct Wide(Named);
+
+    impl MmioDevice for Wide {
+        fn width(&self) -> usize {
+            4
+        }
+
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            self.0.read(offset, data);
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) {
+            self.0.write(offset, data);
+        }
+    }
+
+    #[test]
+    fn a_port_takes_as_much_at_once_as_its_register_is_wide() {
+        let (narrow, wide) = (Arc::new(Named::default()), Arc::new(Wide(Named::default())));
+        let mut bus = Bus::default();
+        assert!(bus.insert(0x10, 1, Arc::clone(&narrow) as Arc<dyn MmioDevice>));
+        assert!(bus.insert(0x20, 8, Arc::clone(&wide) as Arc<dyn MmioDevice>));
+        // A string, or a wide instruction.
+        bus.write_port(0x10, &[1, 2, 3]);
+        let written = [1, 2, 3].map(|byte| (0, vec![byte]));
+        assert_eq!(*narrow.1.lock().unwrap(), written);
+        bus.write_port(0x24, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        bus.write_port(0x22, &[1, 2]);
+        let written = [
+            (4, vec![1, 2, 3, 4]),
+            (4, vec![5, 6, 7, 8]),
+            (2, vec![1, 2]),
+        ];
+        assert_eq!(*wide.0.1.lock().unwrap(), written);
+        let mut data = [0xff; 3];
+        bus.read_port(0x10, &mut data);
+        assert_eq!(data, [0; 3]);
+        bus.read_port(0x30, &mut data);
+        assert_eq!(data, [0xff; 3]);
     }
 
     #[test]

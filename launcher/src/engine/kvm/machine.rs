@@ -13,6 +13,7 @@ use super::boot::{self, Mode};
 use super::bus::Bus;
 use super::cpu::cpuid::Features;
 use super::cpu::{self, tables};
+use super::pci::{self, Configuration};
 use super::power::{self, KeyboardReset, Power, PowerRegisters};
 use super::serial::{self, SerialPort};
 use super::virtio::{Parts, Wiring};
@@ -41,7 +42,7 @@ pub struct Machine<'a> {
 /// What the processors reach besides memory.
 #[derive(Debug)]
 pub struct Board {
-    /// I/O ports. All registers there are one byte each.
+    /// I/O ports.
     pub ports: Bus,
     /// Addresses that are not RAM.
     pub memory: Bus,
@@ -196,6 +197,11 @@ impl Board {
             .ports
             .insert(power::PORT.into(), power::PORTS, registers);
         is_free &= board.ports.insert(power::KEYBOARD.into(), 1, keyboard);
+        is_free &= board.ports.insert(
+            pci::PORT.into(),
+            pci::PORTS,
+            Arc::new(Configuration::default()),
+        );
         for (place, registers) in parts.placed() {
             is_free &= board.memory.insert(place.address, place.size, registers);
         }

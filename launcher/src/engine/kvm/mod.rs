@@ -8,8 +8,8 @@
 //! 1. [`host`]: is there a KVM?
 //! 2. [`layout`]: the guest's physical address space, and [`memory`], its RAM.
 //! 3. [`vm`]: the machine in KVM: memory, interrupt controllers, wires.
-//! 4. [`bus`]: which device answers at an address. [`serial`], [`power`]; [`virtio`], the devices of
-//!    the command line.
+//! 4. [`bus`]: which device answers at an address. [`serial`], [`power`], [`pci`]; [`virtio`], the
+//!    devices of the command line.
 //! 5. [`acpi`]: how the kernel learns of all that.
 //! 6. [`machine`]: the parts together.
 //! 7. [`boot`]: kernel, initrd and command line in memory; [`cpu`]: the first instruction.
@@ -25,6 +25,7 @@ pub mod host;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod pci;
 pub mod power;
 pub mod processors;
 pub mod run;

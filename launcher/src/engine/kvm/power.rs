@@ -119,6 +119,12 @@ impl Power {
         self.ended.load(Ordering::Acquire)
     }
 
+    /// Whether it ended in a way that nobody wished for.
+    pub fn has_failed(&self) -> bool {
+        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*ending, Some(Ending::TripleFault | Ending::Failed(_)))
+    }
+
     /// How it ended, if it did by itself. To be asked once.
     pub fn take_ending(&self) -> Option<Ending> {
         self.ending
