@@ -13,14 +13,19 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use system_tests::console::Console;
 use system_tests::ending::{self, refuses};
-use system_tests::machine::{binary, image};
+use system_tests::machine::{binary, has_kvm, image};
 use system_tests::wait::{PATIENCE, until, until_true};
-use system_tests::{Guest, GuestBuilder, Lab, Need, claim, process};
+use system_tests::{Claim, Guest, GuestBuilder, Lab, Need, claim, process};
 
 fn main() {
+    system_tests::main(claims())
+}
+
+/// Also run on hardware virtualisation, by `kvm.rs`.
+pub fn claims() -> Vec<Claim> {
     const NEEDS: &[Need] = &[Need::Guests];
     const SHELL: &[Need] = &[Need::Guests, Need::Tool("sh")];
-    system_tests::main(vec![
+    vec![
         claim(
             "a_signal_presses_the_power_button_and_a_guest_that_heeds_it_ends_with_0",
             SHELL,
@@ -59,7 +64,7 @@ fn main() {
         ),
         claim("bad_wishes_are_refused_by_name", SHELL, bad_wishes),
         claim("a_dry_run_tells_all_and_makes_nothing", NEEDS, a_dry_run),
-    ])
+    ]
 }
 
 /// A guest's launcher with its status on descriptor 3, which is this file.
@@ -145,7 +150,8 @@ fn the_power_button() -> Result<()> {
     );
     let times: Vec<_> = events.iter().filter_map(|e| e["time"].as_f64()).collect();
     ensure!(times.len() == 4 && times.is_sorted(), "{events:?}");
-    ensure!(events[0]["engine"] == "qemu", "{events:?}");
+    let engine = if has_kvm() { "kvm" } else { "qemu" };
+    ensure!(events[0]["engine"] == engine, "{events:?}");
     ensure!(events[3]["status"] == 0, "{events:?}");
     Ok(())
 }

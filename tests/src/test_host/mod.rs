@@ -40,6 +40,17 @@ const INSIDE: &str = "INSIDE_TEST_HOST";
 /// machine, and every wait of the claim itself is shorter.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// What the launcher says of a guest whose processor met a triple fault.
+///
+/// In the test host that may be QEMU's doing. Its emulation of SVM (7.2, several threads) reads the
+/// page tables of a guest of *several* processors as empty, once in a while, when one of them comes
+/// back from an I/O port; QEMU's log (`-d int`) shows a page fault on the next instruction, another
+/// on the interrupt table, and the third. It is not the launcher's: QEMU's own guests, with
+/// `-accel kvm -smp 2` on the same host, die alike: beside a busy process, 1 of 14, and in that series
+/// none of the launcher's 18; with four processors 1 of the launcher's 3. So a claim that fails by
+/// this is tested once more, and that is told; what the launcher does wrong it does twice.
+const TRIPLE_FAULT: &str = "its processor met a triple fault";
+
 /// The one test host of this test program, if it is booted.
 static HOST: Mutex<Option<TestHost>> = Mutex::new(None);
 
@@ -58,6 +69,16 @@ fn judge(claim: Claim) -> Result<Completion, Failed> {
 
 /// The claim's outcome in the test host.
 fn in_test_host(name: &str) -> Result<Outcome> {
+    let outcome = ask_test_host(name)?;
+    if !outcome.may_be_the_emulators() {
+        return Ok(outcome);
+    }
+    eprintln!("{name}: a guest met a triple fault, which may be QEMU's doing; once more.");
+    ask_test_host(name)
+}
+
+/// What the test program says of the claim in the test host.
+fn ask_test_host(name: &str) -> Result<Outcome> {
     let program = std::env::current_exe().context("Finding the test's own path")?;
     let inside = program
         .file_name()
@@ -88,6 +109,11 @@ enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the claim failed by what the emulated processor does by itself; see [`TRIPLE_FAULT`].
+    fn may_be_the_emulators(&self) -> bool {
+        matches!(self, Outcome::Fails(why) if why.contains(TRIPLE_FAULT))
+    }
+
     /// Reads the harness's line "test NAME ... ok", "... ignored (REASON)" or "... FAILED".
     fn of(name: &str, status: i32, text: &str) -> Outcome {
         let said = text
@@ -133,7 +159,7 @@ pub fn main(claims: Vec<Claim>) -> ! {
 
 #[cfg(test)]
 mod tests {
-    use super::Outcome;
+    use super::{Outcome, TRIPLE_FAULT};
 
     const NAME: &str = "a_guest_boots";
 
@@ -156,6 +182,17 @@ mod tests {
                 "{status} {line}"
             );
         }
+    }
+
+    #[test]
+    fn only_a_failure_by_triple_fault_may_be_the_emulators() {
+        let says = |status, said: &str| {
+            let line = format!("test a_guest_boots ... {said}\nThe guest crashed: {TRIPLE_FAULT}");
+            outcome(status, &line).may_be_the_emulators()
+        };
+        assert!(says(101, "FAILED"));
+        assert!(!says(0, "ok") && !says(0, "ignored"));
+        assert!(!outcome(101, "test a_guest_boots ... FAILED").may_be_the_emulators());
     }
 
     #[test]
