@@ -1,8 +1,7 @@
 //! The run loop: block after block, until the budget is used up or the host is needed.
 //!
 //! Within a block each operation goes on to the next by itself (`exec::handler`), and this loop sees a
-//! block's end only. On an AMD EPYC (Zen 4) at its usual 3.5 GHz a block costs some 10 cycles here, an operation on registers 4 to
-//! 6, one on memory 7 to 10; `benches/i386.rs` has that as a part of what QEMU's compiled code does.
+//! block's end only. `benches/i386.rs` has how fast that is beside QEMU's compiled code.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
