@@ -25,6 +25,7 @@ mod tap;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::wait::{self, PATIENCE};
@@ -225,7 +226,8 @@ fn what_a_guest_frees() -> Result<()> {
     const FILLED: u64 = 64;
     let lab = Lab::new()?;
     let mut guest = lab.guest("guest").boot()?;
-    let before = resident(guest.pid())?;
+    // What its kernel used to start comes back first, by and by.
+    let before = settled(guest.pid())?;
     guest.succeeds(&format!(
         "dd if=/dev/zero of=/tmp/filled bs=1M count={FILLED}"
     ))?;
@@ -245,6 +247,17 @@ fn what_a_guest_frees() -> Result<()> {
     ))?;
     ensure!(guest.power_off()?.code() == Some(0), "{}", guest.errors());
     Ok(())
+}
+
+/// The same once it has changed by no more than one in three seconds: longer than a guest keeps free pages to
+/// itself (two seconds, `mm/page_reporting.c`).
+fn settled(pid: u32) -> Result<u64> {
+    let mut last = resident(pid)?;
+    wait::until("its memory to settle", PATIENCE, || {
+        std::thread::sleep(Duration::from_secs(3));
+        let before = std::mem::replace(&mut last, resident(pid)?);
+        Ok((last.abs_diff(before) <= 1).then_some(last))
+    })
 }
 
 /// MiB of this process that are in memory.
