@@ -319,14 +319,15 @@ pub(crate) fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-/// As [`prefetch`], to be written.
+/// As [`prefetch`], to be written: other processors' copies are called back meanwhile.
 #[inline]
 pub(crate) fn prefetch_to_write(line: *const u8) {
+    // Said by hand: the compiler's own `_MM_HINT_ET0` is a plain `prefetcht0` unless all processors it
+    // builds for are known to have `prefetchw`. Those of x86-64 that have not take it for a `nop`.
     #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: as there.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
+    // SAFETY: as there.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
