@@ -16,8 +16,8 @@ use crate::port::{PortRx, PortTx, Verdict};
 /// Frames of a queue handled before the others get their turn.
 const BURST: u32 = 64;
 /// How many frames before its turn a buffer is fetched, and its descriptor: that comes first.
-const AHEAD: u32 = 8;
-const FAR_AHEAD: u32 = 32;
+const AHEAD: u32 = 16;
+const FAR_AHEAD: u32 = 48;
 
 /// What the guest and we agreed on.
 #[derive(Debug, Clone, Copy, Default)]
