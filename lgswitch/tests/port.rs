@@ -143,8 +143,7 @@ fn a_port_does_not_hear_itself_not_even_when_it_sweeps() {
     let lan = Lan::new();
     let (mut a, mut a_rx) = lan.halves(1);
     send(&mut a, &frame(BROADCAST, mac(1), 1, 60));
-    // The longest time between two sweeps.
-    std::thread::sleep(Duration::from_millis(2100));
+    std::thread::sleep(PortRx::SWEEP);
     a_rx.wait(Duration::ZERO);
     assert!(receive(&mut a_rx).is_empty());
 }
@@ -158,8 +157,7 @@ fn a_port_whose_address_was_wiped_says_it_again() {
     let file = OpenOptions::new().write(true).open(&lan.path).unwrap();
     file.write_all_at(&[0; 6], 6).unwrap();
     file.write_all_at(&[0; 4], 4096 + 1024).unwrap();
-    std::thread::sleep(Duration::from_millis(2100));
-    // The longest time between two sweeps.
+    std::thread::sleep(PortRx::SWEEP);
     b_rx.wait(Duration::ZERO);
     assert_eq!(lan.segment_peer_bytes(1), [2, 0, 0, 0, 0, 2]);
     c_rx.wait(Duration::ZERO);
@@ -735,7 +733,7 @@ fn a_guest_that_writes_its_address_itself_is_there_when_it_has_and_not_before() 
     assert_eq!(tags(&mut their_rx), [2]);
     // Nor does it say again what its guest took back.
     file.write_all_at(&[0; 6], slot.get() as u64 * 6).unwrap();
-    their_rx.wait(Duration::from_millis(2100));
+    their_rx.wait(PortRx::SWEEP);
     their_rx.wait(Duration::ZERO);
     assert_eq!(lan.report().ports[1].mac, None);
 

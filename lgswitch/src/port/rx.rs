@@ -18,8 +18,6 @@ use crate::ring::RingReader;
 use crate::segment::Segment;
 use crate::slot::{SlotIndex, SlotSet};
 
-/// The longest a port sleeps before it looks at all sources itself: bits and bells are hints.
-const SWEEP: Duration = Duration::from_secs(2);
 /// A port that only ever polls looks at the clock, and leaves alone sources that are quiet, once in
 /// so many polls.
 const SETTLE: u32 = 1024;
@@ -129,6 +127,10 @@ pub struct PortRx {
 }
 
 impl PortRx {
+    /// The longest a port sleeps before it looks at all sources itself: bits and bells are hints, and a
+    /// source may die between what it publishes and the bell. Idle ports cost nothing but this.
+    pub const SWEEP: Duration = Duration::from_secs(4);
+
     /// With that many sources, whose pair records are there.
     pub(super) fn new(held: Arc<Held>, sources: usize) -> Self {
         // Positions start at the heads as of now.
@@ -276,7 +278,7 @@ impl PortRx {
     /// Tells whether it was time to [`sweep`](Self::sweep).
     fn look_at_the_clock(&mut self) -> bool {
         self.now = self.held.fdb.now();
-        let due = self.swept.elapsed() >= SWEEP;
+        let due = self.swept.elapsed() >= Self::SWEEP;
         if due {
             self.sweep();
         }
@@ -303,7 +305,7 @@ impl PortRx {
         let called = || self.held.called.load(Ordering::SeqCst);
         // After a call there may be room for what `recv` left behind.
         if !called() && !self.settle() && !self.look_at_the_clock() {
-            let timeout = timeout.min(SWEEP.saturating_sub(self.swept.elapsed()));
+            let timeout = timeout.min(Self::SWEEP.saturating_sub(self.swept.elapsed()));
             let held = &self.held;
             let called = || held.called.load(Ordering::SeqCst);
             doorbell::sleep(held.control(), held.record(), timeout, called);

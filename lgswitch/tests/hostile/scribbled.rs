@@ -21,7 +21,7 @@ const TALKERS: usize = 2;
 
 /// How long it goes on: more than two sweeps of a receiver.
 fn end() -> Instant {
-    Instant::now() + Duration::from_secs(role::number("HOSTILE_SECONDS", 5))
+    Instant::now() + Duration::from_secs(role::number("HOSTILE_SECONDS", 9))
 }
 
 /// Takes what is there. Whatever it is, it can be read to its end.

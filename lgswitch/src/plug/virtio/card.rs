@@ -28,7 +28,7 @@ use super::queue::Queue;
 use super::traffic::Traffic;
 pub use super::traffic::Trouble;
 use crate::bell::Bell;
-use crate::port::Port;
+use crate::port::{Port, PortRx};
 use crate::sync::lead::Lead;
 
 /// What the epoll set says is ready.
@@ -36,8 +36,8 @@ const KICK: u64 = 0;
 const SPEECH: u64 = 1;
 const NUDGE: u64 = 2;
 
-/// The longest sleep: the port looks after itself now and then.
-const LONG: u16 = 2000;
+/// The longest sleep, in milliseconds: the port looks after itself now and then.
+const LONG: u16 = PortRx::SWEEP.as_millis() as u16;
 
 /// Whoever tells a card of its guest.
 pub trait Conversation {
