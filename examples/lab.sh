@@ -49,10 +49,11 @@ need() {
     [ "$(id -u)" -eq 0 ] ||
         die "installing needs root; run \`sudo $install\`, then run this again."
     say "Installing: $install"
-    # A fresh machine has no package lists, an old one has lists that name packages long gone.
-    apt_quietly update || die "\`apt-get update\` failed; is there a network?"
+    # A fresh machine has no package lists, an old one has lists that name packages long gone. One source
+    # of several that can't be reached need not be the one that matters.
+    apt_quietly update || say "\`apt-get update\` failed, at least in part; going on with the lists that are there."
     apt_quietly install --yes --no-install-recommends "${packages[@]}" ||
-        die "\`$install\` failed; the reason is above."
+        die "\`$install\` failed; the reason is above. Is there a network?"
 }
 
 # need_cargo: the Rust toolchain is not taken from apt: Debian's is older than this code.
