@@ -357,10 +357,18 @@ fn what_was_lost_stands_in_the_file() {
         })
         .map(|number| number.parse().unwrap())
         .collect();
-    let [of_a, own] = drops[..] else {
+    // Both kinds stand with who sent them; there is nobody else.
+    let [of_a] = drops[..] else {
         panic!("{drops:?} in\n{blocks}");
     };
-    let told = format!("{} dropped ({own} lapped, {of_a} copy-full)", own + of_a);
+    let account = ended.account();
+    let lost = |kind: &str| -> u64 {
+        let before = account.split(kind).next().unwrap();
+        before.rsplit([' ', '(']).next().unwrap().parse().unwrap()
+    };
+    let (lapped, full) = (lost(" lapped"), lost(" copy-full"));
+    assert_eq!(of_a, lapped + full, "{account}");
+    let told = format!("{of_a} dropped ({lapped} lapped, {full} copy-full)");
     assert!(
         ended.account().ends_with(&told),
         "{} or {told}",

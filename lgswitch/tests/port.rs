@@ -354,6 +354,78 @@ fn a_large_segment_goes_untouched_to_who_takes_it_and_cut_to_who_does_not() {
     assert_eq!(a.counters().frames, 2);
 }
 
+/// Frames of every kind that can be left undone.
+fn undone() -> Vec<(VnetHeader, Vec<u8>)> {
+    let (large, v4) = tcp(4000);
+    let summed = VnetHeader {
+        gso_type: VnetHeader::GSO_NONE,
+        gso_size: 0,
+        ..large
+    };
+    let marked = VnetHeader {
+        gso_type: VnetHeader::GSO_TCPV4 | VnetHeader::GSO_ECN,
+        ..large
+    };
+    let mut datagrams = v4.clone();
+    datagrams[23] = 17;
+    let cut = VnetHeader {
+        gso_type: VnetHeader::GSO_UDP_L4,
+        gso_size: 1400,
+        checksum_offset: 6,
+        ..large
+    };
+    // The same TCP behind a header of IPv6.
+    let mut v6 = v4[..12].to_vec();
+    v6.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    v6.extend((v4.len() as u16 - 34).to_be_bytes());
+    v6.extend([6, 64]);
+    v6.extend([0xfd; 32]);
+    v6.extend_from_slice(&v4[34..]);
+    let large6 = VnetHeader {
+        gso_type: VnetHeader::GSO_TCPV6,
+        header_len: 74,
+        gso_size: 1440,
+        checksum_start: 54,
+        ..large
+    };
+    vec![
+        (summed, tcp(1000).1),
+        (large, v4.clone()),
+        (marked, v4),
+        (cut, datagrams),
+        (large6, v6),
+    ]
+}
+
+#[test]
+fn whatever_a_port_takes_it_gets_untouched_and_all_else_finished() {
+    let lan = Lan::new();
+    let (mut a, _) = lan.halves(1);
+    let (_b, mut b_rx) = lan.halves(2);
+    for takes in (0..=Offloads::ALL.bits()).map(Offloads::from_bits) {
+        b_rx.caller().set_offloads(takes);
+        for (header, bytes) in undone() {
+            assert_eq!(send_with(&mut a, &header, &bytes), Sent::Done);
+            let mut got = Vec::new();
+            b_rx.recv(64, |f| {
+                got.push((f.header, f.bytes.to_vec()));
+                Verdict::Taken
+            });
+            if takes.contains(header.needs().unwrap()) {
+                assert_eq!(got, [(header, bytes)], "to who takes {takes:?}");
+                continue;
+            }
+            let whole = header.gso_type == VnetHeader::GSO_NONE;
+            assert_eq!(got.len(), if whole { 1 } else { 3 }, "{takes:?} {header:?}");
+            for (left, packet) in got {
+                assert_eq!(left, VnetHeader::default(), "to who takes {takes:?}");
+                assert!(packet.len() <= 1514);
+            }
+        }
+    }
+    assert_eq!(b_rx.counters().dropped, [0; 8]);
+}
+
 #[test]
 fn what_the_taker_has_no_room_for_stays_and_keeps_its_order() {
     let lan = Lan::new();

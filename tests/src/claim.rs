@@ -19,6 +19,8 @@ pub enum Need {
     Binaries,
     /// A program of the host, by name.
     Tool(&'static str),
+    /// A kernel of the host of at least this version.
+    Kernel(u32, u32),
 }
 
 impl Need {
@@ -44,6 +46,8 @@ impl Need {
             Need::Tool(name) => machine::tool(name)
                 .is_none()
                 .then(|| format!("needs the program `{name}`")),
+            Need::Kernel(major, minor) => (machine::kernel_version() < (major, minor))
+                .then(|| format!("needs Linux {major}.{minor}")),
         }
     }
 }

@@ -15,9 +15,10 @@
 //! 8. [`process`]: who is whose child, to see that nothing is left behind.
 //! 9. [`inspect`]: what `lgswitch inspect --json` says.
 //! 10. [`ending`]: how a program must refuse what is bad.
-//! 11. [`test_host`]: a second machine with hardware virtualisation, for claims about that.
-//! 12. [`vmlinux`] and [`archive`]: other kernels and initramfs than the usual ones.
-//! 13. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
+//! 11. [`plug`] and [`qemu`]: taps and another VMM's cards on the segment.
+//! 12. [`test_host`]: a second machine with hardware virtualisation, for claims about that.
+//! 13. [`vmlinux`] and [`archive`]: other kernels and initramfs than the usual ones.
+//! 14. [`wait`]: nothing waits for ever, and nothing sleeps for a fixed time.
 //!
 //! [`figures`] measures instead of claiming.
 //!
@@ -34,7 +35,9 @@ pub mod inspect;
 pub mod lab;
 pub mod machine;
 pub mod namespace;
+pub mod plug;
 pub mod process;
+pub mod qemu;
 pub mod terminal;
 pub mod test_host;
 pub mod vmlinux;

@@ -102,6 +102,16 @@ pub fn has_kvm() -> bool {
             .any(|flag| flag == "vmx" || flag == "svm")
 }
 
+/// The host's kernel: major and minor version; 0 if it does not say.
+#[must_use]
+pub fn kernel_version() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|word| word.trim().parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// The guests' kernel and initramfs: `$GUEST_KERNEL` and `$GUEST_INITRD` if both are set, else what
 /// `examples/guest-image.sh` has made. A test fetches nothing from the network itself: `tests/run`
 /// does that beforehand.

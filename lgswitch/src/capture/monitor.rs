@@ -115,7 +115,7 @@ impl Monitor {
 
     /// Counts what was lost up to now.
     pub fn settle_accounts(&mut self) {
-        self.sources.settle(self.rx.counters());
+        self.sources.settle(&self.rx);
     }
 
     /// Sleeps until there is something, it is called, or `timeout` is over. May return early.

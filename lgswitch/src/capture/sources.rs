@@ -15,12 +15,12 @@ use std::sync::atomic::Ordering;
 use pnet_base::MacAddr;
 use serde::Serialize;
 
-use crate::Segment;
 use crate::layout::slot_record as rec;
 use crate::port::counters::{Counters, RxDrop, TxDrop};
 use crate::report::SegmentReport;
 use crate::segment::Viewed;
 use crate::slot::{SlotIndex, SlotSet};
+use crate::{PortRx, Segment};
 
 /// Sources a capture tells apart. Slots that change hands more often than that, or pretend to, are
 /// from then on shown under the name of an earlier holder.
@@ -43,6 +43,15 @@ pub struct Source {
     pub mac: Option<MacAddr>,
     /// Frames it sent and had no room to copy to us.
     pub copy_full: u64,
+    /// Frames it sent to all that were overwritten before we read them.
+    pub lapped: u64,
+}
+
+impl Source {
+    /// All of its frames that we did not get.
+    pub fn lost(&self) -> u64 {
+        self.copy_full.saturating_add(self.lapped)
+    }
 }
 
 /// Frames that passed and were not captured, by reason.
@@ -62,14 +71,13 @@ pub struct Losses {
 impl Losses {
     /// All together.
     pub fn total(&self) -> u64 {
-        self.own().saturating_add(self.copy_full)
+        let lost = self.lapped.saturating_add(self.copy_full);
+        lost.saturating_add(self.own())
     }
 
-    /// What reached our port and was lost there.
+    /// What was lost at our port, nobody knows whose.
     pub fn own(&self) -> u64 {
-        self.lapped
-            .saturating_add(self.corrupt)
-            .saturating_add(self.unfinished)
+        self.corrupt.saturating_add(self.unfinished)
     }
 }
 
@@ -98,6 +106,8 @@ struct Place {
     source: Option<(SourceId, u64)>,
     /// What its counter of `copy-full` last said.
     copy_full: u64,
+    /// What of its log was lost as of then.
+    lapped: u64,
 }
 
 /// All sources, and what was lost.
@@ -117,6 +127,7 @@ impl Sources {
         let place = |slot| Place {
             source: None,
             copy_full: copy_full(&segment, slot),
+            lapped: 0,
         };
         let slots = (0..segment.slots()).filter_map(SlotIndex::new);
         Self {
@@ -132,6 +143,11 @@ impl Sources {
     /// The capture's own slot.
     pub fn me(&self) -> SlotIndex {
         self.me
+    }
+
+    /// Every source there was.
+    pub fn ids(&self) -> impl Iterator<Item = SourceId> + use<> {
+        (0..self.all.len()).map(SourceId)
     }
 
     /// A source.
@@ -165,24 +181,32 @@ impl Sources {
         id
     }
 
-    /// Looks what was lost since the last look: at senders, and at our port, whose `counters` these are.
-    pub(super) fn settle(&mut self, counters: &Counters) {
-        self.losses.lapped = counters.dropped[RxDrop::Lapped as usize];
-        self.losses.corrupt = counters.dropped[RxDrop::Corrupt as usize];
-        self.losses.unfinished = counters.dropped[RxDrop::Unfinished as usize];
+    /// Looks what was lost since the last look: at senders, and at our port, which is `rx`.
+    pub(super) fn settle(&mut self, rx: &PortRx) {
+        let dropped = &rx.counters().dropped;
+        self.losses.corrupt = dropped[RxDrop::Corrupt as usize];
+        self.losses.unfinished = dropped[RxDrop::Unfinished as usize];
         for slot in (0..self.segment.high_water()).filter_map(SlotIndex::new) {
             if self.only.as_ref().is_some_and(|only| !only.contains(slot)) {
                 continue;
             }
-            let now = copy_full(&self.segment, slot);
-            let before = std::mem::replace(&mut self.places[slot.get()].copy_full, now);
+            let (full, lapped) = (copy_full(&self.segment, slot), rx.lapped(slot));
+            let place = &mut self.places[slot.get()];
+            let full_before = std::mem::replace(&mut place.copy_full, full);
             // A new holder starts from zero.
-            let lost = now.checked_sub(before).unwrap_or(now);
-            if lost > 0 {
+            let full = full.checked_sub(full_before).unwrap_or(full);
+            let lapped = lapped - std::mem::replace(&mut place.lapped, lapped);
+            if full > 0 || lapped > 0 {
                 let SourceId(source) = self.of(slot);
-                let count = &mut self.all[source].copy_full;
-                *count = count.saturating_add(lost);
-                self.losses.copy_full = self.losses.copy_full.saturating_add(lost);
+                let source = &mut self.all[source];
+                for (count, lost) in [
+                    (&mut source.copy_full, full),
+                    (&mut source.lapped, lapped),
+                    (&mut self.losses.copy_full, full),
+                    (&mut self.losses.lapped, lapped),
+                ] {
+                    *count = count.saturating_add(lost);
+                }
             }
         }
     }
@@ -217,5 +241,6 @@ fn describe(segment: &Arc<Segment>, slot: SlotIndex) -> Source {
         description: parts.join(", "),
         mac: mac.and_then(|mac| mac.parse().ok()),
         copy_full: 0,
+        lapped: 0,
     }
 }

@@ -19,7 +19,7 @@ const LOT: usize = 128 << 10;
 /// The smallest size a file of a ring can be held to: that of a few of the largest packets, each
 /// with its interface.
 pub const MIN_FILE_SIZE: u64 = 512 << 10;
-/// At most what the capture's own losses take at the end of a file: an interface and its statistics.
+/// At most what the losses of others take at the end of a file: an interface and its statistics.
 const OWN_BYTES: usize = 512 + STATISTICS_BYTES;
 
 /// How packets are kept.
@@ -69,8 +69,6 @@ struct Turn {
 struct Seen {
     source: SourceId,
     received: u64,
-    /// What its source had lost when this file began to know it.
-    lost_before: u64,
 }
 
 /// The sink.
@@ -89,8 +87,10 @@ pub struct Writer {
     file_start: Duration,
     interfaces: Vec<Seen>,
     by_source: HashMap<SourceId, u32>,
-    /// What the capture itself had lost when this file began.
-    own_before: u64,
+    /// What the files before this one say was lost, of each source that has lost any.
+    told: HashMap<SourceId, u64>,
+    /// And of nobody in particular.
+    own_told: u64,
 }
 
 impl Writer {
@@ -107,7 +107,8 @@ impl Writer {
             file_start: Duration::ZERO,
             interfaces: Vec::new(),
             by_source: HashMap::new(),
-            own_before: 0,
+            told: HashMap::new(),
+            own_told: 0,
         }
     }
 
@@ -144,7 +145,6 @@ impl Writer {
             self.interfaces.push(Seen {
                 source,
                 received: 0,
-                lost_before: described.copy_full,
             });
             let interface = Interface {
                 name: &described.name,
@@ -199,32 +199,44 @@ impl Writer {
         added
     }
 
-    /// Ends the section: what came of each interface, and what the capture itself has lost.
+    /// What a source has lost that no file has told yet. From here on it is told.
+    fn untold(&mut self, source: SourceId, sources: &Sources) -> u64 {
+        let lost = sources.get(source).lost();
+        if lost == 0 {
+            return 0;
+        }
+        lost - self.told.insert(source, lost).unwrap_or(0)
+    }
+
+    /// Ends the section: what came of each interface, and what was lost of others, of which nothing came.
     fn end_section(&mut self, sources: &Sources) -> Result<(), OutputError> {
         let (start, end) = (self.file_start, now());
         let before = self.buffer.len();
-        for (index, seen) in (0..).zip(&self.interfaces) {
-            let lost = sources.get(seen.source).copy_full;
+        let interfaces = std::mem::take(&mut self.interfaces);
+        for (index, seen) in (0..).zip(&interfaces) {
             let statistics = Statistics {
                 interface: index,
                 start,
                 end,
                 received: seen.received,
-                dropped: lost.saturating_sub(seen.lost_before),
+                dropped: self.untold(seen.source, sources),
             };
             pcapng::statistics(&mut self.buffer, &statistics);
         }
         let own = sources.losses().own();
-        let dropped = own.saturating_sub(self.own_before);
+        let mut dropped = own - std::mem::replace(&mut self.own_told, own);
+        for source in sources.ids() {
+            dropped = dropped.saturating_add(self.untold(source, sources));
+        }
         if dropped > 0 {
             let interface = Interface {
                 name: &format!("slot{} capture", sources.me()),
-                description: "The capture itself: frames of any slot that it was too slow for",
+                description: "Others: frames of slots of which nothing is in this file, or nobody's",
                 mac: None,
                 snaplen: 0,
             };
             let statistics = Statistics {
-                interface: self.interfaces.len() as u32,
+                interface: interfaces.len() as u32,
                 start,
                 end,
                 received: 0,
@@ -233,7 +245,6 @@ impl Writer {
             pcapng::interface(&mut self.buffer, &interface);
             pcapng::statistics(&mut self.buffer, &statistics);
         }
-        self.own_before = own;
         self.earlier_bytes += self.file_bytes + (self.buffer.len() - before) as u64;
         self.write()
     }

@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lgswitch::frame::Offloads;
 use lgswitch::plug::{tap, vhost_user};
 use lgswitch::{MacAddr, Port, PortOptions, Segment, SegmentName, SlotIndex};
-use netsetup::{InterfaceAddress, InterfaceName, NetSetup, TapName, TapOptions, TapPlan};
+use netsetup::{
+    InterfaceAddress, InterfaceName, NetSetup, Tap, TapName, TapOffloads, TapOptions, TapPlan,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
@@ -110,13 +113,7 @@ impl PlugCommand {
                 };
                 let net = NetSetup::new()?;
                 let tap = net.setup_tap(&plan)?;
-                tap.set_offloads(netsetup::TapOffloads {
-                    csum: true,
-                    tso4: true,
-                    tso6: true,
-                    tso_ecn: true,
-                    uso: false,
-                })?;
+                let takes = take_unfinished(&tap)?;
                 let mac = net.link(&tap.name)?.and_then(|link| link.mac);
                 let port = self.port(&segment, &format!("tap:{}", tap.name), mac)?;
                 let label = tap.name.to_string();
@@ -125,7 +122,7 @@ impl PlugCommand {
                     .into_iter()
                     .next()
                     .context("A tap without a queue")?;
-                let service = tap::serve(port, queue, &label)?;
+                let service = tap::serve(port, queue, takes, &label)?;
                 signals.wait(Some(service.ended()))
             }
         }
@@ -141,6 +138,26 @@ impl PlugCommand {
         };
         Ok(segment.port(options)?)
     }
+}
+
+/// Has the host leave undone all it can, and tells what it takes undone: the same.
+fn take_unfinished(tap: &Tap) -> Result<Offloads> {
+    let offloads = |uso| TapOffloads {
+        csum: true,
+        tso4: true,
+        tso6: true,
+        tso_ecn: true,
+        uso,
+    };
+    // Large UDP datagrams since Linux 6.2.
+    if tap.set_offloads(offloads(true)).is_ok() {
+        return Ok(Offloads::ALL);
+    }
+    tap.set_offloads(offloads(false))?;
+    Ok(Offloads::CHECKSUM
+        .with(Offloads::TSO4)
+        .with(Offloads::TSO6)
+        .with(Offloads::ECN))
 }
 
 /// The kernel's limit for a tap, in bytes.

@@ -48,11 +48,11 @@ struct Shared {
 }
 
 /// Serves `port` with a tap's queue, which must be non-blocking and have virtio-net headers.
-/// Returns at once; `label` names the tap in messages.
+/// Its kernel `takes` these frames unfinished. Returns at once; `label` names the tap in messages.
 ///
 /// # Errors
 /// When threads or descriptors can't be made.
-pub fn serve(port: Port, tap: OwnedFd, label: &str) -> io::Result<Service> {
+pub fn serve(port: Port, tap: OwnedFd, takes: Offloads, label: &str) -> io::Result<Service> {
     let (tx, rx) = port.split();
     let shared = Arc::new(Shared {
         tap,
@@ -61,12 +61,7 @@ pub fn serve(port: Port, tap: OwnedFd, label: &str) -> io::Result<Service> {
         stopping: AtomicBool::new(false),
         ended: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
     });
-    shared.caller.set_offloads(
-        Offloads::CHECKSUM
-            .with(Offloads::TSO4)
-            .with(Offloads::TSO6)
-            .with(Offloads::ECN),
-    );
+    shared.caller.set_offloads(takes);
     // From here on, dropping `service` ends whatever was started.
     let mut service = Service {
         shared: Arc::clone(&shared),

@@ -45,6 +45,8 @@ struct Source {
     log: LogReader,
     buffer: Vec<u8>,
     waiting: Option<Copied>,
+    /// Frames of its log that went by before we read them.
+    lapped: u64,
 }
 
 impl Source {
@@ -66,6 +68,7 @@ impl Source {
             log,
             buffer: Vec::new(),
             waiting: None,
+            lapped: 0,
         }
     }
 
@@ -343,6 +346,13 @@ impl PortRx {
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
+
+    /// Of what it has lost, that which went round in the flood log of `from`, whoever held that slot.
+    pub fn lapped(&self, from: SlotIndex) -> u64 {
+        self.sources
+            .get(from.get())
+            .map_or(0, |source| source.lapped)
+    }
 }
 
 /// Lets a writer get ahead of us.
@@ -454,6 +464,7 @@ impl Visit<'_> {
             let missed = source.log.missed();
             self.lost |= missed > 0;
             self.counters.dropped[RxDrop::Lapped as usize] += missed;
+            source.lapped += missed;
             let verdict = match (source.ring.peek(segment), source.waiting) {
                 (Found::Nothing, None) => return ControlFlow::Continue(handled),
                 (Found::Garbage, _) => {

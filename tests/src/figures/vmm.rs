@@ -1,8 +1,7 @@
 //! A guest to be measured: the same one, by the launcher or by QEMU.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -10,7 +9,7 @@ use crate::console::Console;
 use crate::guest::Guest;
 use crate::lab::Lab;
 use crate::machine;
-use crate::wait::{self, PATIENCE};
+use crate::plug::{self, Plug};
 
 /// Who runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,17 +54,7 @@ pub struct Running {
     /// The guest.
     pub guest: Guest,
     /// `lgswitch plug`, between QEMU and a sharenet.
-    plug: Option<Child>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(plug) = &mut self.plug {
-            // It may have ended, which is what is wanted.
-            let _ = plug.kill();
-            let _ = plug.wait();
-        }
-    }
+    _plug: Option<Plug>,
 }
 
 impl Vmm {
@@ -90,7 +79,7 @@ impl Vmm {
             bail!("{command:?} has no pipes");
         };
         let guest = Guest::new(wanted.name, child, Console::new(input, output), errors);
-        Ok(Running { guest, plug })
+        Ok(Running { guest, _plug: plug })
     }
 }
 
@@ -119,7 +108,7 @@ fn launcher(lab: &Lab, wanted: &Wanted<'_>) -> Result<Command> {
 /// documentation recommends for a fast start, but the clock, whose absence costs a Debian kernel
 /// seconds, and the serial port. A card is on PCI: with an interrupt of its own it leaves the guest
 /// less often than `microvm`'s.
-fn qemu(lab: &Lab, wanted: &Wanted<'_>) -> Result<(Command, Option<Child>)> {
+fn qemu(lab: &Lab, wanted: &Wanted<'_>) -> Result<(Command, Option<Plug>)> {
     let mut command = lab.command("qemu-system-x86_64");
     let machine = match wanted.wire {
         None => "microvm,x-option-roms=off,pit=off,pic=off,rtc=on",
@@ -145,8 +134,8 @@ fn qemu(lab: &Lab, wanted: &Wanted<'_>) -> Result<(Command, Option<Child>)> {
         ));
         let netdev = match wire {
             Wire::Sharenet(name) => {
-                let socket = lab.path(&format!("{}.socket", wanted.name));
-                plug = Some(start_plug(lab, name, mac, &socket)?);
+                let socket = plug::socket(lab, wanted.name, 0);
+                plug = Some(Plug::card(lab, name, &socket, mac, 1)?);
                 command
                     .arg("-chardev")
                     .arg(format!("socket,id=card,path={}", socket.display()));
@@ -161,20 +150,4 @@ fn qemu(lab: &Lab, wanted: &Wanted<'_>) -> Result<(Command, Option<Child>)> {
         command.arg(format!("virtio-net-pci,netdev=wire,mac={mac},romfile="));
     }
     Ok((command, plug))
-}
-
-/// `lgswitch plug`, listening.
-fn start_plug(lab: &Lab, segment: &str, mac: &str, socket: &PathBuf) -> Result<Child> {
-    let mut what = OsString::from("vhost-user:");
-    what.push(socket);
-    let plug = lab
-        .command(machine::binary("lgswitch")?)
-        .args(["plug", segment])
-        .arg(what)
-        .args(["--mac", mac])
-        .stdout(Stdio::null())
-        .spawn()
-        .context("Running lgswitch plug")?;
-    wait::until_true("lgswitch plug to listen", PATIENCE, || Ok(socket.exists()))?;
-    Ok(plug)
 }
