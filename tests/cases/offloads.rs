@@ -48,7 +48,7 @@ const DATAGRAM: usize = 1400;
 /// Sends what makes 30 datagrams at once, from `host`; what was sent.
 fn sends_datagrams(host: &Namespace, to: &str) -> Result<Vec<u8>> {
     let bytes: Vec<u8> = (0..29 * DATAGRAM + 100)
-        .map(|i| (i * i >> 7) as u8)
+        .map(|i| ((i * i) >> 7) as u8)
         .collect();
     host.within(|| {
         let socket = UdpSocket::bind("[::]:0").or_else(|_| UdpSocket::bind("0.0.0.0:0"))?;
