@@ -53,12 +53,13 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Option<MacAddr> {
     <[u8; 6]>::try_from(bytes).ok().map(MacAddr::from)
 }
 
-fn fill(octets: &mut [u8]) -> Result<()> {
+/// Random bytes.
+pub(crate) fn fill(octets: &mut [u8]) -> Result<()> {
     getrandom::fill(octets).map_err(|e| {
         let errno = e
             .raw_os_error()
             .map_or(Errno::UnknownErrno, Errno::from_raw);
-        Error::system("draw a random MAC address", errno)
+        Error::system("draw random numbers", errno)
     })
 }
 

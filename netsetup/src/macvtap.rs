@@ -3,21 +3,29 @@
 //!
 //! Unlike a tap, a macvtap is a link first (made by netlink, it stays until deleted) and a
 //! character device `/dev/tapINDEX` second.
+//!
+//! One that is to vanish with its opener ([`NetSetup::setup_macvtap`]) is made in a network namespace of
+//! its own, which has no name and nobody in it: all that keeps it are the macvtap's open descriptors (a
+//! socket in the kernel each, which keeps the namespace it was opened in). With the last of them the
+//! namespace ends, and with a namespace its software links. Nobody has to clear up, so nobody has to live.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use pnet_base::MacAddr;
-use rtnetlink::LinkMacVtap;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::MacVtapMode;
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, MacVtapMode,
+};
+use rtnetlink::{LinkMacVtap, LinkMessageBuilder, LinkUnspec};
 
 use crate::change::not_a;
 use crate::error::{Error, Result};
 use crate::link::{LinkInfo, LinkKind};
-use crate::mac::{random_mac, require_unicast};
+use crate::mac::{self, random_mac, require_unicast};
 use crate::name::InterfaceName;
-use crate::netlink::CREATE;
+use crate::netlink::{CHANGE, CREATE};
+use crate::netns::Netns;
 use crate::tap::MAX_QUEUES;
 use crate::tun::{self, Opening};
 use crate::{Change, NetSetup, Tap};
@@ -46,6 +54,9 @@ impl From<MacvtapMode> for MacVtapMode {
         }
     }
 }
+
+/// Name of the only link of its namespace.
+const OWN_NAME: &str = "macvtap0";
 
 /// How a macvtap is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +97,7 @@ impl NetSetup {
             return Ok(Change::Unchanged);
         }
         let mac = options.mac.map_or_else(random_mac, Ok)?;
-        let message = LinkMacVtap::new(name.as_str(), lower, options.mode.into())
-            .address(mac.octets().to_vec())
-            .build();
+        let message = options.message(name, lower, mac).build();
         match self.call(RouteNetlinkMessage::NewLink(message), CREATE, operation) {
             // Somebody else was quicker.
             Err(e) if e.is(Errno::EEXIST) => {
@@ -150,7 +159,86 @@ impl NetSetup {
     }
 }
 
+impl NetSetup {
+    /// Makes a macvtap, up, and opens it. It is seen by nobody else, and vanishes with its
+    /// descriptors, however the process ends.
+    ///
+    /// It takes frames to its own address, to all, and to every group; the host's kernel uses it for
+    /// nothing.
+    ///
+    /// # Errors
+    /// The lower link does not exist; namespaces can't be made (`CAP_SYS_ADMIN`); the MAC address is
+    /// taken on that link; nothing made `/dev/tapINDEX`, or it is closed to us; the kernel's refusal.
+    pub fn setup_macvtap(&self, options: &MacvtapOptions, opening: MacvtapOpening) -> Result<Tap> {
+        let operation = || format!("make a macvtap on {}", options.lower);
+        let lower = self.existing(&options.lower, operation)?.index;
+        let mac = options.mac.map_or_else(random_mac, Ok)?;
+        require_unicast(mac, operation)?;
+        let name: InterfaceName = OWN_NAME.parse()?;
+        let index = random_index()?;
+
+        let netns = Netns::unnamed()?;
+        let mut request = options
+            .message(&name, lower, mac)
+            .setns_by_fd(netns.as_fd().as_raw_fd())
+            .build();
+        request.header.index = index;
+        match self.call(RouteNetlinkMessage::NewLink(request), CREATE, operation) {
+            Err(error) if error.is(Errno::EINVAL) => {
+                let why = format!("{} is no Ethernet, or takes no macvtaps", options.lower);
+                return Err(Error::in_the_way(operation(), why));
+            }
+            answer => drop(answer?),
+        }
+
+        // What is in a namespace can be opened only by who is in there.
+        netns
+            .run(|| {
+                let inside = Self::new()?;
+                let set =
+                    |request| inside.call(RouteNetlinkMessage::SetLink(request), CHANGE, operation);
+                // Its address is the guest's, and so would be one made of it for IPv6: each would find the
+                // other's to be a duplicate.
+                let no_address = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+                let settings = LinkUnspec::new_with_index(index)
+                    .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+                        vec![no_address],
+                    )]))
+                    .build();
+                match set(settings) {
+                    // There is no IPv6 in this kernel.
+                    Err(error) if error.is(Errno::EAFNOSUPPORT) => {}
+                    answer => drop(answer?),
+                }
+                // To every group: which ones the guest listens to is not told to the link.
+                let up = LinkUnspec::new_with_index(index).allmulticast(true).up();
+                set(up.build())?;
+                inside.open_macvtap(&name, opening)
+            })?
+            .map(|tap| Tap {
+                created: true,
+                ..tap
+            })
+    }
+}
+
+/// An index for a link whose `/dev/tapINDEX` is to be no other namespace's: those count from 1.
+fn random_index() -> Result<u32> {
+    let mut bytes = [0; 4];
+    mac::fill(&mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes) >> 2 | 1 << 29)
+}
+
 impl MacvtapOptions {
+    fn message(
+        &self,
+        name: &InterfaceName,
+        lower: u32,
+        mac: MacAddr,
+    ) -> LinkMessageBuilder<LinkMacVtap> {
+        LinkMacVtap::new(name.as_str(), lower, self.mode.into()).address(mac.octets().to_vec())
+    }
+
     /// Whether what is there is what is asked for.
     fn require(&self, found: &LinkInfo, lower: u32, operation: impl Fn() -> String) -> Result<()> {
         if found.kind != LinkKind::Macvtap {

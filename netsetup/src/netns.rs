@@ -92,6 +92,23 @@ impl Netns {
         })
     }
 
+    /// A new one without a name: it ends when nobody has it open or is in it, and so do its software
+    /// links. Needs `CAP_SYS_ADMIN`.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn unnamed() -> Result<Self> {
+        let operation = || "make a network namespace".to_owned();
+        on_own_thread(operation, || {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|e| needs_sys_admin(operation(), e))?;
+            Self::current()
+        })?
+        .map(|own| Self {
+            what: "a network namespace without a name".into(),
+            ..own
+        })
+    }
+
     /// A named one.
     ///
     /// # Errors

@@ -14,6 +14,9 @@ tests![
     closing_leaves_the_link,
     only_a_macvtap_is_opened_as_one,
     a_device_of_another_namespace_is_not_taken_for_ours,
+    one_of_our_own_is_seen_by_nobody_and_carries_frames,
+    one_of_our_own_vanishes_with_its_descriptors,
+    one_of_our_own_sits_on_what_is_there,
 ];
 
 const OPENING: MacvtapOpening = MacvtapOpening {
@@ -159,4 +162,84 @@ fn a_device_of_another_namespace_is_not_taken_for_ours(lab: &Lab) {
         &["/dev/tap70021", "another namespace"],
     );
     drop(first);
+}
+
+fn own(lab: &Lab, options: &MacvtapOptions) -> netsetup::Tap {
+    match lab.net.setup_macvtap(options, OPENING) {
+        Err(e) if e.errno() == Some(nix::errno::Errno::EOPNOTSUPP) => cannot_run(e.to_string()),
+        Err(e) if e.errno() == Some(nix::errno::Errno::ENOENT) => cannot_run(e.to_string()),
+        outcome => outcome.unwrap(),
+    }
+}
+
+/// A frame from `left` to `to`, and whether `right` gets it before another one to all.
+fn arrives(left: &netsetup::Tap, right: &netsetup::Tap, to: [u8; 6]) -> bool {
+    let send = |to: &[u8; 6], what: u8| {
+        let mut frame = [what; 60];
+        frame[..6].copy_from_slice(to);
+        frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+        frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+        nix::unistd::write(&left.queues[0], &frame).unwrap();
+    };
+    send(&to, 1);
+    send(&[0xff; 6], 2);
+    let mut seen = false;
+    let mut buffer = [0; 2048];
+    loop {
+        let len = nix::unistd::read(&right.queues[0], &mut buffer).unwrap();
+        match buffer[12..15] {
+            [0x88, 0xb5, 1] => seen = true,
+            [0x88, 0xb5, 2] => return seen,
+            _ => assert!(len >= 14),
+        }
+    }
+}
+
+fn one_of_our_own_is_seen_by_nobody_and_carries_frames(lab: &Lab) {
+    let mac = [2, 0, 0, 0, 0, 2];
+    let options = on_a_bridge();
+    let left = own(lab, &options);
+    let right = own(
+        lab,
+        &MacvtapOptions {
+            mac: Some(mac.into()),
+            ..options
+        },
+    );
+    assert!(left.created && right.created);
+    assert_eq!(names(), ["under"]);
+    assert!(arrives(&left, &right, mac));
+    // Neighbour discovery asks a group that the link was never told of.
+    assert!(arrives(&left, &right, [0x33, 0x33, 0xff, 1, 2, 3]));
+    assert!(!arrives(&left, &right, [2, 0, 0, 0, 0, 3]));
+}
+
+/// The lower link is promiscuous to groups for as long as it carries a macvtap of our own.
+fn one_of_our_own_vanishes_with_its_descriptors(lab: &Lab) {
+    let tap = own(lab, &on_a_bridge());
+    let carries = || show("under")["allmulti"] != 0;
+    assert!(carries());
+    let copy = tap.queues[0].try_clone().unwrap();
+    drop(tap);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(carries(), "a copy of the descriptor should keep it");
+    drop(copy);
+    for _ in 0..500 {
+        if !carries() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("it is still there");
+}
+
+fn one_of_our_own_sits_on_what_is_there(lab: &Lab) {
+    let options = MacvtapOptions {
+        lower: name("nothing"),
+        ..on_a_bridge()
+    };
+    says(
+        &lab.net.setup_macvtap(&options, OPENING).unwrap_err(),
+        &["Cannot make a macvtap on nothing", "no interface nothing"],
+    );
 }
