@@ -36,6 +36,9 @@ pub enum Error {
     /// `--dry-run` found no bridge of this name.
     #[error("There is no bridge {0}; make it with 'lgswitch bridge add'")]
     NoBridge(netsetup::InterfaceName),
+    /// `--dry-run` found no interface of this name.
+    #[error("There is no interface {0} for a macvtap to sit on")]
+    NoInterface(netsetup::InterfaceName),
     /// `--dry-run` found something else.
     #[error("{name} is no bridge: it is of the kind {kind}")]
     NotABridge {

@@ -264,8 +264,10 @@ fn a_bad_tunnet_target_is_a_usage_error() {
         "127.0.0.1",
         "bridge:",
         "bridge:a/b",
+        "macvtap:",
+        "macvtap:sixteen-letters-",
     ] {
-        let name = target.strip_prefix("bridge:").unwrap_or(target);
+        let name = target.split_once(':').map_or(target, |(_, name)| name);
         bench.refuses(
             &[&format!("--tunnet={target}"), "64", "kernel"],
             2,
@@ -411,6 +413,11 @@ fn files_without_permission_are_named() {
 fn a_tap_without_permission_is_explained() {
     let bench = Bench::unprivileged();
     bench.refuses(&["--tunnet=10.99.0.1", "64", "kernel"], 1, &["tap", "root"]);
+    bench.refuses(
+        &["--tunnet=macvtap:lo", "64", "kernel"],
+        1,
+        &["network namespace", "root"],
+    );
 }
 
 #[test]
@@ -426,6 +433,24 @@ fn a_missing_bridge_and_what_is_none_are_named() {
             );
         }
     }
+}
+
+#[test]
+fn an_interface_that_is_missing_or_takes_no_macvtap_is_named() {
+    let bench = Bench::new();
+    for dry_run in [&[][..], &["--dry-run"]] {
+        bench.refuses(
+            &[dry_run, &["--tunnet=macvtap:nowire0", "64", "kernel"]].concat(),
+            1,
+            &["nowire0", "no interface"],
+        );
+    }
+    // Without root it does not come so far.
+    let what = match nix::unistd::geteuid().is_root() {
+        true => "lo is no Ethernet",
+        false => "network namespace",
+    };
+    bench.refuses(&["--tunnet=macvtap:lo", "64", "kernel"], 1, &[what]);
 }
 
 #[test]

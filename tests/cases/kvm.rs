@@ -99,6 +99,7 @@ fn main() {
         &[
             "a_guest_on_a_bridge_reaches_the_lan",
             "tcp_over_a_tap_arrives_intact_both_ways",
+            "guests_on_macvtaps_reach_each_other_and_the_lan_and_leave_nothing",
         ],
     ));
     claims.extend(of(

@@ -30,6 +30,11 @@ pub fn claims() -> Vec<Claim> {
             tcp_over_a_tap_arrives_intact,
         ),
         claim(
+            "guests_on_macvtaps_reach_each_other_and_the_lan_and_leave_nothing",
+            &[Need::Guests, Need::Root, Need::Macvtaps],
+            guests_on_macvtaps,
+        ),
+        claim(
             "a_guest_between_segment_and_bridge_routes",
             NEEDS,
             a_guest_between_segment_and_bridge,
@@ -92,6 +97,52 @@ fn bridged_lan() -> Result<(Namespace, Namespace)> {
     lan.run("ip address add 10.7.0.1/24 dev eth0")?;
     lan.run("ip address add fd07::1/64 dev eth0 nodad")?;
     Ok((host, lan))
+}
+
+fn guests_on_macvtaps() -> Result<()> {
+    let lab = Lab::new()?;
+    let (host, lan) = (Namespace::new()?, Namespace::new()?);
+    host.cable("lan0", &lan, "eth0")?;
+    lan.run("ip address add 10.7.0.1/24 dev eth0")?;
+    lan.run("ip address add fd07::1/64 dev eth0 nodad")?;
+    let guest = |name, number| {
+        lab.guest(name)
+            .inside(&host)
+            .option("--tunnet=macvtap:lan0")
+            .kernel_argument(&format!("eth0=10.7.0.{number}/24,fd07::{number}/64"))
+            .start()
+    };
+    let (mut left, mut right) = (guest("left", 2)?, guest("right", 3)?);
+    left.booted()?;
+    right.booted()?;
+    left.pings("10.7.0.3")?;
+    left.pings("fd07::3")?;
+    right.pings("10.7.0.1")?;
+    right.pings("fd07::1")?;
+    lan.run("ping -n -c 3 -i 0.2 -W 5 10.7.0.2")?;
+    // Large segments and their checksums, on their way out and back.
+    let digest = left.makes_a_file("/tmp/data", 4 << 20)?;
+    left.serves_a_file(7001, "/tmp/data")?;
+    let received = right.succeeds("nc 10.7.0.2 7001 </dev/null | sha256sum")?;
+    ensure!(
+        received.trim() == digest.trim(),
+        "Sent {digest}, arrived {received}"
+    );
+
+    ensure!(
+        host.link_names()? == ["lan0"],
+        "The host should see no macvtap: {:?}",
+        host.link_names()?
+    );
+    // What it sees is that its link listens to every group for them.
+    let carries = || Ok::<_, anyhow::Error>(host.links()?[0]["allmulti"].clone());
+    ensure!(carries()? == 2, "lan0 carries {}", carries()?);
+    left.kill()?;
+    until_true("a killed guest's macvtap to go", PATIENCE, || {
+        Ok(carries()? == 1)
+    })?;
+    ensure!(right.power_off()?.success(), "{}", right.errors());
+    until_true("the other's to go", PATIENCE, || Ok(carries()? == 0))
 }
 
 fn guest_on_the_lan(lab: &Lab, host: &Namespace) -> Result<Guest> {

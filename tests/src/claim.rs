@@ -1,5 +1,7 @@
 //! A claim is a named test that says what it needs to be testable at all.
 
+use std::process::{Command, Stdio};
+
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sys::signal::{self, SigHandler, Signal};
@@ -21,7 +23,14 @@ pub enum Need {
     Tool(&'static str),
     /// A kernel of the host of at least this version.
     Kernel(u32, u32),
+    /// Macvtaps can be made and opened.
+    Macvtaps,
 }
+
+/// Makes one, in a namespace that is gone at once. Its index is one that no other namespace's has, for
+/// `/dev` is shared.
+const MAKE_MACVTAP: &str = "ip link add under type bridge && \
+    ip link add link under index $((1000000 + $$)) type macvtap && test -c /dev/tap$((1000000 + $$))";
 
 impl Need {
     /// Why this machine does not meet the need, if it does not.
@@ -43,6 +52,13 @@ impl Need {
                 let compiler = Need::Tool("gcc").unmet();
                 compiler.filter(|_| std::env::var_os(machine::TINY_GUEST).is_none())
             }),
+            Need::Macvtaps => {
+                let mut make = Command::new("unshare");
+                make.args(["--net", "sh", "-c", MAKE_MACVTAP]);
+                let made = make.stderr(Stdio::null()).status();
+                let made = made.is_ok_and(|status| status.success());
+                (!made).then(|| "needs macvtaps: the kernel's, as root, and nodes in /dev".into())
+            }
             Need::Tool(name) => machine::tool(name)
                 .is_none()
                 .then(|| format!("needs the program `{name}`")),

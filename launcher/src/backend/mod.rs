@@ -38,7 +38,7 @@ pub fn open(plan: &GuestPlan, interfaces: Interfaces) -> Result<Vec<Device>, Err
         DevicePlan::Net(net) => match &net.wire {
             Wire::Sharenet { segment, .. } if segment.path().exists() => 2,
             Wire::Sharenet { .. } => 3,
-            Wire::Host(_) | Wire::Bridge(_) => 1,
+            Wire::Host(_) | Wire::Bridge(_) | Wire::Macvtap(_) => 1,
         },
     });
     let mut opened = Vec::with_capacity(order.len());

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use lgswitch::{CreateOptions, MacAddr, Port, PortOptions, Segment};
-use netsetup::{LinkKind, NetSetup, Tap, TapOptions, TapPlan};
+use netsetup::{
+    LinkKind, MacvtapMode, MacvtapOpening, MacvtapOptions, NetSetup, Tap, TapOptions, TapPlan,
+};
 
 use crate::error::Error;
 use crate::plan::device::{NetPlan, Wire};
@@ -26,8 +28,8 @@ pub struct NetDevice {
 pub enum Link {
     /// Our port on a sharenet. Dropping it frees its slot.
     Sharenet(Box<Port>),
-    /// The tap whose other end is in the host. Closing it removes it. Frames carry a virtio-net
-    /// header of 12 bytes.
+    /// The tap whose other end is in the host, or the macvtap whose other end is its interface's wire.
+    /// Closing it removes it. Frames carry a virtio-net header of 12 bytes.
     Tap(Tap),
 }
 
@@ -96,6 +98,26 @@ impl NetDevice {
                 },
                 interfaces,
             ),
+            Wire::Macvtap(lower) => {
+                let net = NetSetup::new()?;
+                let mtu = net.link(lower)?.map_or(1500, |link| link.mtu);
+                let options = MacvtapOptions {
+                    lower: lower.clone(),
+                    mode: MacvtapMode::Bridge,
+                    mac: Some(mac),
+                };
+                let opening = MacvtapOpening {
+                    vnet_hdr: true,
+                    queues: interfaces.queues,
+                    nonblocking: false,
+                };
+                Ok(Self {
+                    mac,
+                    host_mac: None,
+                    mtu,
+                    link: Link::Tap(net.setup_macvtap(&options, opening)?),
+                })
+            }
         }
     }
 
@@ -119,11 +141,11 @@ impl NetDevice {
     }
 }
 
-/// Checks a wire without making anything: a sharenet that is there can be opened, a bridge is one.
-/// Only the doing shows the rest: privileges, a free slot.
+/// Checks a wire without making anything: a sharenet that is there can be opened, a bridge is one, an
+/// interface is there. Only the doing shows the rest: privileges, a free slot.
 ///
 /// # Errors
-/// The sharenet is something else, or the bridge is missing or something else.
+/// The sharenet is something else, or the bridge is missing or something else, or the interface is.
 pub(super) fn check(plan: &NetPlan) -> Result<(), Error> {
     match &plan.wire {
         Wire::Sharenet { segment, .. } => match Segment::open_read_only(&segment.path()) {
@@ -138,6 +160,10 @@ pub(super) fn check(plan: &NetPlan) -> Result<(), Error> {
                 kind: link.kind,
             }),
             None => Err(Error::NoBridge(bridge.clone())),
+        },
+        Wire::Macvtap(lower) => match NetSetup::new()?.link(lower)? {
+            Some(_) => Ok(()),
+            None => Err(Error::NoInterface(lower.clone())),
         },
         Wire::Host(_) => Ok(()),
     }

@@ -40,8 +40,8 @@ pub(super) fn command() -> Command {
                 .help("A network device: a port on a sharenet, made if it is missing"),
         )
         .arg(
-            device("tunnet", "ip[/prefix]|bridge:name[,mac=MAC]").help(
-                "A network device: a tap whose host end gets this address, or joins this bridge",
+            device("tunnet", "ip[/prefix]|bridge:name|macvtap:interface[,mac=MAC]").help(
+                "A network device: a tap whose host end gets this address, or joins this bridge; or an address of its own on this interface's wire, where all but the host itself reach it",
             ),
         )
         .arg(

@@ -45,6 +45,8 @@ pub enum Wire {
     Host(InterfaceAddress),
     /// A tap that is a port of this bridge.
     Bridge(InterfaceName),
+    /// A macvtap on this interface.
+    Macvtap(InterfaceName),
 }
 
 impl NetPlan {
@@ -71,11 +73,11 @@ impl NetPlan {
         })
     }
 
-    /// Reads the value of `--tunnet`: `<ip>[/prefix][,mac=…]` or `bridge:<name>[,mac=…]`. An
-    /// address without a prefix gets its class's, as the seed's did.
+    /// Reads the value of `--tunnet`: `<ip>[/prefix][,mac=…]`, `bridge:<name>[,mac=…]` or
+    /// `macvtap:<interface>[,mac=…]`. An address without a prefix gets its class's, as the seed's did.
     ///
     /// # Errors
-    /// An address, bridge name or MAC that is none.
+    /// An address, name or MAC that is none.
     pub fn tunnet(value: &str) -> Result<Self, UsageError> {
         let (target, mut settings) = split_settings(value, &["mac"]);
         let mac = settings
@@ -83,25 +85,27 @@ impl NetPlan {
             .map(|text| parse_mac("tunnet", text))
             .transpose()?;
         settings.finish("tunnet")?;
-        let wire = match target.strip_prefix("bridge:") {
-            Some("") => {
-                return Err(UsageError(
-                    "--tunnet=bridge: names no bridge; write it behind the colon".into(),
-                ));
+        let named = |name: &str, what| match name {
+            "" => Err(UsageError(format!(
+                "--tunnet={target} names no {what}; write it behind the colon"
+            ))),
+            name => name.parse().map_err(UsageError::in_option("tunnet")),
+        };
+        let wire = if let Some(bridge) = target.strip_prefix("bridge:") {
+            Wire::Bridge(named(bridge, "bridge")?)
+        } else if let Some(interface) = target.strip_prefix("macvtap:") {
+            Wire::Macvtap(named(interface, "interface")?)
+        } else {
+            let address = InterfaceAddress::parse_classful(target)
+                .map_err(UsageError::in_option("tunnet"))?;
+            if address.ip().is_loopback() {
+                let why = format!(
+                    "--tunnet: {} is a loopback address, and no wire leads to it",
+                    address.ip()
+                );
+                return Err(UsageError(why));
             }
-            Some(bridge) => Wire::Bridge(bridge.parse().map_err(UsageError::in_option("tunnet"))?),
-            None => {
-                let address = InterfaceAddress::parse_classful(target)
-                    .map_err(UsageError::in_option("tunnet"))?;
-                if address.ip().is_loopback() {
-                    let why = format!(
-                        "--tunnet: {} is a loopback address, and no wire leads to it",
-                        address.ip()
-                    );
-                    return Err(UsageError(why));
-                }
-                Wire::Host(address)
-            }
+            Wire::Host(address)
         };
         Ok(Self { mac, wire })
     }
@@ -180,6 +184,7 @@ impl fmt::Display for NetPlan {
             } => write!(f, "port on sharenet {segment}, slot {slot}"),
             Wire::Host(address) => write!(f, "tap with {address}"),
             Wire::Bridge(bridge) => write!(f, "tap on bridge {bridge}"),
+            Wire::Macvtap(interface) => write!(f, "macvtap on {interface}"),
         }?;
         match self.mac {
             Some(mac) => write!(f, ", guest's MAC {mac}"),
@@ -243,6 +248,9 @@ mod tests {
         for (text, named) in [
             ("127.0.0.1", "loopback"),
             ("bridge:a/b", "a/b"),
+            ("bridge:", "names no bridge"),
+            ("macvtap:", "names no interface"),
+            ("macvtap:a b", "a b"),
             ("0.0.0.0", "0.0.0.0"),
             ("", "\"\""),
         ] {
