@@ -10,6 +10,8 @@
 #
 #   --with PROGRAM  put this program of the host, with the libraries it loads, into the
 #                   guest's /usr/bin (repeatable)
+#   --package NAME  Debian's kernel of this package (default: linux-image-cloud-amd64); say
+#                   linux-image-amd64 for every driver, linux-image-rt-amd64 for real time
 #   --cached        print only what the cache holds; exit 3 if it has to be made first
 #
 #   KERNEL=file     use this kernel instead of Debian's
@@ -34,6 +36,8 @@ programs=()
 while [ $# -gt 0 ]; do
     case $1 in
         --cached) cached_only=yes; shift ;;
+        --package) [ $# -ge 2 ] || die "--package needs the name of a package."
+                   package=$2; shift 2 ;;
         --with) [ $# -ge 2 ] || die "--with needs the name of a program."
                 path=$(program "$2"); programs+=("$path"); shift 2 ;;
         --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
@@ -45,9 +49,10 @@ open_cache "${GUEST_CACHE:-$here/../target/guest}"
 
 # ---- The kernel package ----------------------------------------------------------------
 
-# kernel_package [APT OPTION]...: the real package behind the metapackage, which only depends
-# on the kernel of the day.
+# kernel_package [APT OPTION]...: the real package behind a metapackage, which only depends on
+# the kernel of the day. A real one has the kernel's version in its name.
 kernel_package() {
+    case $package in linux-image-*.*.*) echo "$package"; return ;; esac
     apt-cache "$@" show --no-all-versions "$package" 2>/dev/null |
         sed -n 's/^Depends: *\(linux-image-[^ ,]*\).*/\1/p;T;q'
 }
@@ -92,13 +97,15 @@ if [ -n "${KERNEL:-}" ]; then
     [ -z "$modules" ] || [ -e "$modules/modules.order" ] ||
         die "$modules, which MODULES= names, is not a folder of kernel modules like /lib/modules/VERSION."
 else
-    if ! [ -d "$cache/kernel" ]; then
-        to_make "Debian's cloud kernel ($package)"
+    unpacked=$cache/kernel
+    [ "$package" = linux-image-cloud-amd64 ] || unpacked=$cache/kernel-$package
+    if ! [ -d "$unpacked" ]; then
+        to_make "Debian's kernel of the package $package"
         fetch_kernel "$making/kernel"
-        mv -T "$making/kernel" "$cache/kernel"
+        mv -T "$making/kernel" "$unpacked"
     fi
-    kernel=$(the_only "$cache"/kernel/boot/vmlinuz-*) || die "$cache/kernel holds no kernel; remove that folder and run this again."
-    modules=$cache/kernel/lib/modules/${kernel##*/vmlinuz-}
+    kernel=$(the_only "$unpacked"/boot/vmlinuz-*) || die "$unpacked holds no kernel; remove that folder and run this again."
+    modules=$unpacked/lib/modules/${kernel##*/vmlinuz-}
 fi
 
 # ---- The archive -----------------------------------------------------------------------
