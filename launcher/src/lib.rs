@@ -34,6 +34,7 @@ pub mod life;
 pub mod pidfile;
 pub mod plan;
 pub mod report;
+#[cfg_attr(target_pointer_width = "32", path = "seccomp/none.rs")]
 pub mod seccomp;
 pub mod status;
 pub mod stop;

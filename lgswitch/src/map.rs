@@ -15,10 +15,10 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::munmap;
 
 use crate::frame::Gather;
 use crate::stream::{self, LINE, Stream};
@@ -46,21 +46,24 @@ impl Mapping {
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or_else(invalid)?;
-        let offset = libc::off_t::try_from(offset).map_err(|_| invalid())?;
-        let mut protection = ProtFlags::PROT_READ;
-        protection.set(ProtFlags::PROT_WRITE, writable);
-        // SAFETY: a fresh shared mapping at an address of the kernel's choice touches nothing.
+        let offset = libc::off64_t::try_from(offset).map_err(|_| invalid())?;
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice touches nothing. (`mmap64`, since
+        // a sharenet is larger than an offset of 32 bits says.)
         let start = unsafe {
-            mmap(
-                None,
-                len,
+            libc::mmap64(
+                std::ptr::null_mut(),
+                len.get(),
                 protection,
-                MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
-                file.as_fd(),
+                libc::MAP_SHARED | libc::MAP_NORESERVE,
+                file.as_raw_fd(),
                 offset,
-            )?
+            )
         };
-        let start = start.cast();
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::Other)?;
         crate::sigbus::watch(start.as_ptr() as usize, len.get());
         Ok(Self {
             start,
@@ -81,7 +84,8 @@ impl Mapping {
     /// The address of `len` bytes at `offset`, if they are inside and `align` divides the place.
     #[inline(always)]
     fn at(&self, offset: u64, len: usize, align: usize) -> *mut u8 {
-        let at = offset as usize;
+        // What an address can't say is outside.
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
         if at > self.len || len > self.len - at || !at.is_multiple_of(align) {
             self.outside(offset, len);
         }
@@ -216,13 +220,12 @@ impl Mapping {
         match io::Error::last_os_error() {
             // Linux before 5.14: let the filesystem do it.
             e if e.raw_os_error() == Some(libc::EINVAL) => {
-                nix::fcntl::fallocate(
-                    file,
-                    nix::fcntl::FallocateFlags::empty(),
-                    (file_offset + offset) as libc::off_t,
-                    len as libc::off_t,
-                )?;
-                Ok(())
+                let at = (file_offset + offset) as libc::off64_t;
+                // SAFETY: a system call on a descriptor that is open; it makes room and changes no byte.
+                match unsafe { libc::fallocate64(file.as_raw_fd(), 0, at, len as libc::off64_t) } {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                }
             }
             // Cut short under us: a store will meet SIGBUS, which has the sentence for it.
             e if e.raw_os_error() == Some(libc::EFAULT)
@@ -320,6 +323,7 @@ pub(crate) fn prefetch(line: *const u8) {
 }
 
 /// As [`prefetch`], to be written: other processors' copies are called back meanwhile.
+#[cfg(target_pointer_width = "64")]
 #[inline]
 pub(crate) fn prefetch_to_write(line: *const u8) {
     // Said by hand: the compiler's own `_MM_HINT_ET0` is a plain `prefetcht0` unless all processors it

@@ -141,11 +141,20 @@ pub(crate) fn forget(start: usize) {
 }
 
 /// A mapping the program can go on without.
-#[cfg_attr(lgswitch_loom, allow(dead_code, reason = "a model maps nothing"))]
+#[cfg_attr(
+    any(lgswitch_loom, target_pointer_width = "32"),
+    allow(
+        dead_code,
+        reason = "a model maps nothing; a card's memory is of 64 bits"
+    )
+)]
 #[derive(Debug)]
 pub(crate) struct Watch(&'static Entry);
 
-#[cfg_attr(lgswitch_loom, allow(dead_code, reason = "a model maps nothing"))]
+#[cfg_attr(
+    any(lgswitch_loom, target_pointer_width = "32"),
+    allow(dead_code, reason = "as above")
+)]
 impl Watch {
     /// Watches the `len` bytes mapped at `start`.
     ///

@@ -5,10 +5,13 @@
 //! | an lguest guest that has no other start, or no other devices (Linux 2.6.23) | `lguest` |
 //! | /dev/kvm opens, and the processor has vmx or svm | `kvm` |
 //! | `qemu-system-x86_64` is installed | `qemu` |
+//!
+//! A launcher of 32 bits has the first alone.
 
-use super::kvm::{self, Kvm, KvmError};
+#[cfg_attr(target_pointer_width = "32", path = "auto/none.rs")]
+mod others;
+
 use super::lguest::{Lguest, LguestError, boot};
-use super::qemu::{Qemu, QemuError};
 use super::{Engine, EngineChoice, EngineError, EngineName};
 use crate::error::Error;
 use crate::image::{Format, Image};
@@ -26,40 +29,15 @@ pub fn choose(
 ) -> Result<(Box<dyn Engine>, &'static str), Error> {
     const WISH: &str = "the command line says so";
     match choice {
-        EngineChoice::Only(EngineName::Qemu) => Ok((Box::new(Qemu::find()?), WISH)),
+        EngineChoice::Only(EngineName::Qemu) => Ok((others::qemu()?, WISH)),
         // Whether the processor has virtualisation is then not asked: some hosts emulate it.
-        EngineChoice::Only(EngineName::Kvm) => Ok((Box::new(Kvm::open()?), WISH)),
+        EngineChoice::Only(EngineName::Kvm) => Ok((others::kvm()?, WISH)),
         EngineChoice::Only(EngineName::Lguest) => Ok((Box::new(Lguest::default()), WISH)),
         EngineChoice::Auto if is_only_lguest(image) => {
             let why = "the kernel is an lguest guest of the first kind, which no other engine has devices for";
             Ok((Box::new(Lguest::default()), why))
         }
-        EngineChoice::Auto => hardware_or_emulation(),
-    }
-}
-
-/// The hardware if it can be had, otherwise its emulation.
-fn hardware_or_emulation() -> Result<(Box<dyn Engine>, &'static str), Error> {
-    if !kvm::host::has_virtualisation() {
-        let why = "this host has no hardware virtualisation (no vmx or svm in /proc/cpuinfo)";
-        return Ok((Box::new(Qemu::find()?), why));
-    }
-    let obstacle = match Kvm::open() {
-        Ok(kvm) => {
-            let why = "this host has hardware virtualisation, and /dev/kvm opens";
-            return Ok((Box::new(kvm), why));
-        }
-        Err(obstacle) => obstacle,
-    };
-    let why = match obstacle {
-        KvmError::NoPermission => "there is no permission to use /dev/kvm",
-        KvmError::NoModule => "there is no /dev/kvm",
-        _ => "this host's KVM is not one for the engine kvm",
-    };
-    match Qemu::find() {
-        Ok(qemu) => Ok((Box::new(qemu), why)),
-        // What keeps KVM away is easier to remove than QEMU is to install.
-        Err(_) => Err(obstacle.into()),
+        EngineChoice::Auto => others::best(),
     }
 }
 
@@ -70,12 +48,6 @@ fn is_only_lguest(image: &Image) -> bool {
         Format::BzImage(kernel) => {
             kernel.version <= LGUEST_BOOT_PROTOCOL && boot::bzimage::has_tag(&image.kernel)
         }
-    }
-}
-
-impl From<QemuError> for Error {
-    fn from(error: QemuError) -> Self {
-        EngineError::from(error).into()
     }
 }
 

@@ -16,8 +16,10 @@
 //! and gives a [`GuestEnd`], or an error if the fault is not the guest's.
 
 mod auto;
+#[cfg(target_pointer_width = "64")]
 pub mod kvm;
 pub mod lguest;
+#[cfg(target_pointer_width = "64")]
 pub mod qemu;
 
 use std::fmt;
@@ -142,12 +144,26 @@ impl fmt::Display for EngineName {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// KVM's troubles.
+    #[cfg(target_pointer_width = "64")]
     #[error(transparent)]
     Kvm(#[from] kvm::KvmError),
     /// Those of an lguest guest.
     #[error(transparent)]
     Lguest(#[from] lguest::LguestError),
     /// QEMU's troubles.
+    #[cfg(target_pointer_width = "64")]
     #[error(transparent)]
     Qemu(#[from] qemu::QemuError),
+    /// An engine wished for that has no build of 32 bits.
+    #[cfg(target_pointer_width = "32")]
+    #[error(
+        "This launcher is one of 32 bits, and the engine {0} needs one of 64; leave --engine out"
+    )]
+    Wide(EngineName),
+    /// A kernel for one of those.
+    #[cfg(target_pointer_width = "32")]
+    #[error(
+        "This launcher is one of 32 bits, which runs lguest guests only (Linux 2.6.23), and the kernel is none"
+    )]
+    OnlyLguest,
 }

@@ -17,7 +17,7 @@ mod kernel {
     pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
         let timeout = libc::timespec {
             tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
+            tv_nsec: timeout.subsec_nanos() as libc::c_long,
         };
         // SAFETY: the word is a live atomic and the timeout outlives the call. Not
         // FUTEX_PRIVATE_FLAG: whoever wakes is another process.

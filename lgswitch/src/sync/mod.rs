@@ -10,6 +10,7 @@
 //!   [`mortal`].
 
 pub(crate) mod futex;
+#[cfg(target_pointer_width = "64")]
 pub(crate) mod lead;
 #[cfg(any(lgswitch_loom, feature = "failpoints"))]
 pub mod mortal;

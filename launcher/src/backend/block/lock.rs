@@ -48,7 +48,7 @@ fn lock(kind: i32, byte: i64) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: byte,
+        l_start: byte as libc::off_t,
         l_len: 1,
         l_pid: 0,
     }

@@ -9,6 +9,9 @@
 //! decoded there before it executes anything more. Writes by *other processes* are not noticed:
 //! nobody executes the peers page.
 //!
+//! The module `/dev/lguest` of 2.6.23 takes a guest's physical addresses for ours, so for it the memory begins
+//! at address 0 (`at_zero`). The byte there we leave to the guest: a pointer to it is null, and no pointer of Rust's.
+//!
 //! `unsafe`: the only place of it in this engine. The mapping lives as long as [`GuestMemory`],
 //! and each access is preceded by a comparison with its length.
 //!
@@ -18,7 +21,6 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -73,7 +75,7 @@ struct Unaligned<T>(T);
 /// The guest's memory.
 #[derive(Debug)]
 pub struct GuestMemory {
-    base: NonNull<u8>,
+    base: *mut u8,
     /// Length in bytes, whole pages.
     len: usize,
     /// What tells the user why, if a file mapped into it is cut short.
@@ -114,8 +116,55 @@ impl GuestMemory {
             )
         }?;
         Ok(Self {
-            base: base.cast(),
+            base: base.cast().as_ptr(),
             len: len.get(),
+            files: None,
+            watched: (0..pages).map(|_| AtomicU64::new(0)).collect(),
+            has_written: AtomicBool::new(false),
+            written: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The same at the process's own addresses from 0 on, where nothing else may be. The first byte is not to be
+    /// read or written from here.
+    ///
+    /// # Errors
+    /// Something is in the way, or `vm.mmap_min_addr` is: `AddrInUse`; the kernel's.
+    #[cfg(target_arch = "x86")]
+    pub fn at_zero(bytes: u32) -> io::Result<Self> {
+        let pages = bytes.div_ceil(PAGE).max(2) as usize;
+        let len = pages
+            .checked_mul(PAGE as usize)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let map = |at: usize, len, flags| {
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | flags;
+            let at = std::ptr::without_provenance_mut(at);
+            // SAFETY: with a wish for an address, the kernel puts nothing where something is. Fixed is only what
+            // such a mapping of ours already has, and the page at 0, which nobody is ever given.
+            let at = unsafe { libc::mmap(at, len, protection, flags, -1, 0) };
+            match at {
+                libc::MAP_FAILED => Err(io::Error::last_os_error()),
+                at => Ok(at.expose_provenance()),
+            }
+        };
+        let rest = len - PAGE as usize;
+        let got = map(PAGE as usize, rest, 0)?;
+        let unmap = |at: usize, len| {
+            // SAFETY: mapped here, and nobody knows of it.
+            unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(at), len) }
+        };
+        if got != PAGE as usize {
+            unmap(got, rest);
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        if let Err(error) = map(0, PAGE as usize, libc::MAP_FIXED) {
+            unmap(got, rest);
+            return Err(error);
+        }
+        Ok(Self {
+            base: std::ptr::with_exposed_provenance_mut(0),
+            len,
             files: None,
             watched: (0..pages).map(|_| AtomicU64::new(0)).collect(),
             has_written: AtomicBool::new(false),
@@ -140,26 +189,26 @@ impl GuestMemory {
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096) as u64;
         let whole = |n: u64| n.is_multiple_of(page);
         let fits = self.check(at, bytes as usize).is_ok();
-        let (Some(length), true) = (
+        let (Some(length), Some(place), true) = (
             NonZeroUsize::new(bytes as usize),
+            NonZeroUsize::new((self.base as usize).wrapping_add(at as usize)),
             fits && whole(at.into()) && whole(offset) && whole(bytes.into()),
         ) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let offset = offset.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
         self.files.get_or_insert_with(|| {
-            lgswitch::sigbus::GuestFiles::watch(self.base.as_ptr() as usize, self.len)
+            lgswitch::sigbus::GuestFiles::watch(self.base as usize, self.len)
         });
         let flags = match sharing {
             Sharing::Private => MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
             Sharing::Shared => MapFlags::MAP_SHARED,
         };
-        let place = NonZeroUsize::new(self.base.as_ptr() as usize + at as usize);
         // SAFETY: replaces pages of our own mapping, all inside it as checked above; no reference
         // to them exists.
         unsafe {
             mman::mmap(
-                place,
+                Some(place),
                 length,
                 ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
                 flags | MapFlags::MAP_FIXED,
@@ -183,11 +232,23 @@ impl GuestMemory {
     #[inline(always)]
     fn check(&self, at: u32, bytes: usize) -> Result<usize, OutOfBounds> {
         // One comparison, and no overflow: both are at most what an address space of 32 bits, or a slice, holds.
-        if u64::from(at) + bytes as u64 <= self.len as u64 {
+        if u64::from(at) + bytes as u64 <= self.len as u64 && !self.is_null(at) {
             Ok(at as usize)
         } else {
             Err(OutOfBounds { at, bytes })
         }
+    }
+
+    /// Whether this is the byte at address 0. On a host of 64 bits nothing is mapped there.
+    #[inline(always)]
+    fn is_null(&self, at: u32) -> bool {
+        cfg!(target_arch = "x86") && at == 0 && self.base.is_null()
+    }
+
+    /// Where a byte of the mapping is. Never null, if `start` was checked.
+    #[inline(always)]
+    fn place(&self, start: usize) -> *mut u8 {
+        self.base.wrapping_add(start)
     }
 
     /// Reads a number at a place in the mapping.
@@ -197,13 +258,7 @@ impl GuestMemory {
     #[inline(always)]
     unsafe fn get<T: Word>(&self, start: usize) -> T {
         // SAFETY: inside, says the caller; the type read has alignment 1, and every bit pattern is a T.
-        let value = unsafe {
-            self.base
-                .as_ptr()
-                .add(start)
-                .cast::<Unaligned<T>>()
-                .read_volatile()
-        };
+        let value = unsafe { self.place(start).cast::<Unaligned<T>>().read_volatile() };
         { value.0 }.little()
     }
 
@@ -218,9 +273,7 @@ impl GuestMemory {
     unsafe fn put<T: Word>(&self, start: usize, value: T) {
         // SAFETY: inside, says the caller; no alignment is asked for.
         unsafe {
-            self.base
-                .as_ptr()
-                .add(start)
+            self.place(start)
                 .cast::<T>()
                 .write_unaligned(value.little());
         }
@@ -289,11 +342,7 @@ impl GuestMemory {
         // two do not overlap. Another process may write a shared page meanwhile: the copy is of
         // plain bytes, whose values nothing here relies on.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.base.as_ptr().add(start),
-                into.as_mut_ptr(),
-                into.len(),
-            );
+            std::ptr::copy_nonoverlapping(self.place(start), into.as_mut_ptr(), into.len());
         }
         Ok(())
     }
@@ -306,7 +355,7 @@ impl GuestMemory {
         let start = self.check(at, from.len())?;
         // SAFETY: as in `read_bytes`, the other way round.
         unsafe {
-            std::ptr::copy_nonoverlapping(from.as_ptr(), self.base.as_ptr().add(start), from.len());
+            std::ptr::copy_nonoverlapping(from.as_ptr(), self.place(start), from.len());
         }
         self.note(at, from.len());
         Ok(())
@@ -319,7 +368,7 @@ impl GuestMemory {
     pub fn zero(&self, at: u32, bytes: usize) -> Result<(), OutOfBounds> {
         let start = self.check(at, bytes)?;
         // SAFETY: inside the mapping (checked), and no reference to these bytes exists.
-        unsafe { std::ptr::write_bytes(self.base.as_ptr().add(start), 0, bytes) };
+        unsafe { std::ptr::write_bytes(self.place(start), 0, bytes) };
         self.note(at, bytes);
         Ok(())
     }
@@ -404,7 +453,7 @@ impl Drop for GuestMemory {
         self.files = None;
         // SAFETY: our own mapping, whole, and nobody has a pointer into it any more. A failure
         // would leave it mapped, which harms nobody.
-        let _ = unsafe { mman::munmap(self.base.cast(), self.len) };
+        let _ = unsafe { libc::munmap(self.base.cast(), self.len) };
     }
 }
 
@@ -431,6 +480,28 @@ mod tests {
             assert!(memory.zero(at, 4).is_err());
         }
         assert_eq!(memory.load::<u16>(2 * PAGE - 2), Ok(0));
+    }
+
+    #[cfg(target_arch = "x86")]
+    #[test]
+    fn memory_at_zero_is_at_the_addresses_it_says_and_its_first_byte_is_the_guests() {
+        let memory = match GuestMemory::at_zero(0x3000) {
+            Ok(memory) => memory,
+            // Not root's, and so `vm.mmap_min_addr` holds.
+            Err(error) => return eprintln!("skipped: no memory at address 0: {error}"),
+        };
+        memory.store(0x2004, 0x1234_5678_u32).unwrap();
+        // SAFETY: mapped, as just seen.
+        let there = unsafe { std::ptr::with_exposed_provenance::<u32>(0x2004).read_volatile() };
+        assert_eq!(there, 0x1234_5678);
+        assert_eq!(memory.load::<u8>(1), Ok(0));
+        assert!(memory.load::<u32>(0).is_err());
+        assert!(memory.write_bytes(0, &[1]).is_err());
+        assert!(memory.load::<u8>(0x3000).is_err());
+        let second = GuestMemory::at_zero(0x3000);
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(memory);
+        assert!(GuestMemory::at_zero(0x3000).is_ok());
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //! 3. [`bus`]: a page of descriptors tells the guest what devices there are. [`dma`]: how they hand each
 //!    other bytes. [`devices`]: what each does.
 //! 4. [`host`]: who runs it, behind a seam as narrow as `/dev/lguest` was. [`host::inprocess`] is all that the
-//!    kernel module did, over [`cpu`], a processor in software. [`host::dev_lguest`] speaks with the module
-//!    itself, and says why no engine chooses it yet.
+//!    kernel module did, over [`cpu`], a processor in software. `host::dev_lguest` speaks with the module itself, in
+//!    a launcher of 32 bits on a host that has it.
 //! 5. [`session`]: one thread, one loop, to the end. [`inputs`]: what wakes it.
 
 pub mod boot;
@@ -28,6 +28,7 @@ pub mod session;
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::Arc;
 
 use lgswitch::MacAddr;
 
@@ -49,8 +50,7 @@ use devices::block::BlockDevice;
 use devices::console::Console;
 use devices::sharenet::SharenetDevice;
 use devices::tap::{self, TapDevice};
-use host::HostError;
-use host::inprocess::InProcess;
+use host::{HostError, Place};
 use inputs::{Inputs, Source};
 use memory::{GuestMemory, Sharing};
 use session::Session;
@@ -64,7 +64,7 @@ const UNKNOWN_HOST: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
 /// The engine. Once it has checked an image, it has it in memory.
 #[derive(Debug, Default)]
 pub struct Lguest {
-    loaded: RefCell<Option<(GuestMemory, Start)>>,
+    loaded: RefCell<Option<(Place, GuestMemory, Start)>>,
 }
 
 /// Why an lguest guest can't be run.
@@ -155,7 +155,7 @@ impl Engine for Lguest {
     }
 
     fn run(self: Box<Self>, guest: Guest<'_>) -> Result<GuestEnd, Error> {
-        let (mut memory, start) = match self.loaded.into_inner() {
+        let (place, mut memory, start) = match self.loaded.into_inner() {
             Some(loaded) => loaded,
             None => load(guest.plan, guest.image)?,
         };
@@ -167,6 +167,7 @@ impl Engine for Lguest {
         lock_disks(&guest.devices)?;
         map_peers_pages(&mut memory, ram, &guest.devices)?;
         let inputs = Inputs::new().map_err(LguestError::system("make an epoll descriptor"))?;
+        let inputs = Arc::new(inputs);
         let failed = LguestError::system("wait for requests to stop");
         inputs.add(guest.stop, Source::Stop).map_err(failed)?;
         let mut bus = Bus::new(ram);
@@ -177,10 +178,10 @@ impl Engine for Lguest {
             })
             .and_then(|()| {
                 guest.life.running();
-                let mut host = InProcess::initialize(&memory, &start, id);
+                let mut host = place.start(&memory, &start, id, &inputs)?;
                 Session {
                     memory: &memory,
-                    host: &mut host,
+                    host: &mut *host,
                     bus,
                     inputs: &inputs,
                     stop: guest.stop,
@@ -200,13 +201,14 @@ impl Engine for Lguest {
 }
 
 /// The guest's memory with its kernel and initrd in it, and room for its devices' pages.
-fn load(plan: &GuestPlan, image: &Image) -> Result<(GuestMemory, Start), LguestError> {
+fn load(plan: &GuestPlan, image: &Image) -> Result<(Place, GuestMemory, Start), LguestError> {
     // No guest maps all of 4 GiB, so there is room for the pages.
     let bytes = boot::ram(plan.memory, 0)? + bus::bytes(plan.devices.len());
-    let mut memory = GuestMemory::new(bytes).map_err(LguestError::system("map memory"))?;
+    let place = Place::find(bytes, wished_id(plan)?);
+    let (place, mut memory) = place.map_err(LguestError::system("map memory"))?;
     let arguments = plan.arguments.as_os_str().as_encoded_bytes();
     let start = boot::load(&mut memory, image, plan.memory, arguments)?;
-    Ok((memory, start))
+    Ok((place, memory, start))
 }
 
 /// The number of a guest whose address the user has given.

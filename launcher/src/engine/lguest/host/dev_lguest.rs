@@ -1,14 +1,19 @@
-//! `/dev/lguest`: the kernel module of Linux 2.6.23 to 4.13 runs the guest.
+//! `/dev/lguest`: the kernel module of Linux 2.6.23 runs the guest.
 //!
 //! # Where this can run
 //!
-//! On a 32-bit x86 host kernel of 2.6.23, whose words these are; later kernels of the module speak of
-//! virtqueues instead of DMA. There the guest's physical addresses are the launcher's own addresses, so the
-//! guest's memory must be mapped from address 0 on (`vm.mmap_min_addr` must allow it), and the launcher must sit
-//! above it. Such a host was **not** at hand: what is here was tried against a stand-in that answers as the
-//! module does, by the conversation it held. And since a mapping at address 0 is what
-//! [`GuestMemory`] can't be (Rust has no pointer to there but null), the engine does not choose this
-//! host yet: [`inprocess`](super::inprocess) takes its place everywhere.
+//! In a launcher of 32 bits (`cargo build --target i686-unknown-linux-gnu -p launcher`) on an x86 host whose module
+//! speaks as 2.6.23's did. Those of 2.6.24 to 4.13 have the same name and speak of virtqueues; they are told
+//! apart and left alone ([`open`]). The guest's physical addresses are then the launcher's own addresses: its
+//! memory is mapped from address 0 on, which `vm.mmap_min_addr` must allow, and all of the launcher must be above it, as
+//! position-independent programs of 32 bits are. Where one of these is missing, [`inprocess`](super::inprocess) runs
+//! the guest.
+//!
+//! So, plainly: **no kernel as it was released has both** this module and what the rest of the launcher asks of a
+//! host (the C library Linux 3.2, `epoll_create1` 2.6.27, the locks of sharenets 3.15). It takes a kernel
+//! of those days with the old module ported to it. Such a host was not at hand. Tried were: the conversation, against a
+//! stand-in that answers as the module does; memory at address 0, by the launcher of 32 bits on a kernel of 64; the same
+//! launcher without the device, which runs guests in its process. Not tried: the module.
 //!
 //! # The conversation
 //!
@@ -28,7 +33,7 @@
 //!
 //! A frame for another guest never comes to us: the module hands it on itself, to lguest guests of the same
 //! host. So a guest there reaches those of its kind, and no others on the segment. And a block for input is
-//! given even if all are in use: the last one then. The module has no word for "none is free".
+//! given even if all are in use: the last one then. The module has no word for "none is free". It numbers its guests itself.
 
 use std::fs::File;
 use std::io;
@@ -78,6 +83,41 @@ impl Channel for File {
     fn read(&self, out: &mut [u8]) -> io::Result<usize> {
         // Not by the standard library: it takes EINTR for itself.
         Ok(nix::unistd::read(self, out)?)
+    }
+}
+
+/// Opens the device, and maps the guest's memory where the module looks for it. None: there is no such device
+/// here, or it can't be used, and the log says why.
+#[cfg(target_arch = "x86")]
+pub fn open(bytes: u32) -> Option<(File, GuestMemory)> {
+    let open = || File::options().read(true).write(true).open(PATH);
+    let prepare = || {
+        // What is asked first makes a guest of a later module, so that one is thrown away.
+        if !speaks_of_dma(&open()?)? {
+            return Err(io::Error::other("it is a later one, of virtqueues"));
+        }
+        Ok((open()?, GuestMemory::at_zero(bytes)?))
+    };
+    match prepare() {
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!("{PATH} is not used: {}", crate::error::reason(&error));
+            None
+        }
+    }
+}
+
+/// Whether this is the module that the words here are for: it refuses a guest whose memory begins where its own
+/// code is. A later one knows no page offset, and takes the number for something else.
+///
+/// # Errors
+/// It has no room for a guest.
+fn speaks_of_dma(channel: &impl Channel) -> io::Result<bool> {
+    match channel.write(&[INITIALIZE, 0, 0, 0, u32::MAX]) {
+        Ok(_) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
@@ -322,6 +362,23 @@ mod tests {
         // And what is asked of it now is no trouble of ours.
         guest.irq(5).unwrap();
         assert_eq!(guest.get_dma(0x8000).unwrap(), Bound::Nothing);
+    }
+
+    #[test]
+    fn a_later_module_is_told_apart() {
+        /// Of 2.6.24 on: whatever the last word says is an instruction to begin with.
+        struct Later;
+        impl Channel for Later {
+            fn write(&self, words: &[u32]) -> io::Result<u32> {
+                assert_eq!(words.len(), 5);
+                Ok(16)
+            }
+            fn read(&self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::InvalidInput.into())
+            }
+        }
+        assert!(!speaks_of_dma(&Later).unwrap());
+        assert!(speaks_of_dma(&Arc::new(Module::default())).unwrap());
     }
 
     #[test]

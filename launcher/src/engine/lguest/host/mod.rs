@@ -9,12 +9,20 @@
 //! | `read` | [`Host::run`] |
 //!
 //! Two hosts are behind it: [`inprocess`], which is a processor in software and all that the kernel
-//! module did, and [`dev_lguest`], the module itself.
+//! module did, and `dev_lguest`, the module itself, which a launcher of 32 bits takes where it is there ([`Place`]).
 
+#[cfg(any(target_arch = "x86", test))]
 pub mod dev_lguest;
 pub mod inprocess;
 
+use std::io;
+use std::sync::Arc;
 use std::time::Instant;
+
+use super::boot::Start;
+use super::inputs::Inputs;
+use super::memory::GuestMemory;
+use inprocess::InProcess;
 
 /// Why the guest is not running any more, or not just now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +88,62 @@ pub trait Host {
 
     /// Whether a guest that waits makes [`run`](Self::run) wait, rather than give [`Exit::Idle`].
     fn waits_itself(&self) -> bool;
+}
+
+/// Where a guest will run: that decides where its memory is.
+#[derive(Debug)]
+pub enum Place {
+    /// In this process.
+    Here,
+    /// In the kernel's module.
+    #[cfg(target_arch = "x86")]
+    Module(std::fs::File),
+}
+
+impl Place {
+    /// The place there is on this machine for a guest, and `bytes` bytes of memory for it. The module numbers its
+    /// guests itself: one whose `number` matters is run here.
+    ///
+    /// # Errors
+    /// There is no room for the memory.
+    #[cfg_attr(
+        not(target_arch = "x86"),
+        expect(unused_variables, reason = "there is one place only")
+    )]
+    pub fn find(bytes: u32, number: Option<u16>) -> io::Result<(Self, GuestMemory)> {
+        #[cfg(target_arch = "x86")]
+        if number.is_none()
+            && let Some((module, memory)) = dev_lguest::open(bytes)
+        {
+            return Ok((Self::Module(module), memory));
+        }
+        Ok((Self::Here, GuestMemory::new(bytes)?))
+    }
+
+    /// A guest about to execute its first instruction, with this number if it can be chosen.
+    ///
+    /// # Errors
+    /// The module refuses it.
+    #[cfg_attr(
+        not(target_arch = "x86"),
+        expect(unused_variables, reason = "nothing has to break into it")
+    )]
+    pub fn start<'m>(
+        self,
+        memory: &'m GuestMemory,
+        start: &Start,
+        number: u16,
+        inputs: &Arc<Inputs>,
+    ) -> Result<Box<dyn Host + 'm>, HostError> {
+        match self {
+            Self::Here => Ok(Box::new(InProcess::initialize(memory, start, number))),
+            #[cfg(target_arch = "x86")]
+            Self::Module(module) => {
+                let guest = dev_lguest::DevLguest::initialize(memory, start, module, inputs)?;
+                Ok(Box::new(guest))
+            }
+        }
+    }
 }
 
 /// A host failed.
