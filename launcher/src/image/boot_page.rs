@@ -26,6 +26,7 @@ pub const KERNEL_ALIGNMENT: usize = 0x230;
 pub const RELOCATABLE: usize = 0x234;
 pub const XLOADFLAGS: usize = 0x236;
 pub const CMDLINE_SIZE: usize = 0x238;
+pub const HARDWARE_SUBARCH: usize = 0x23c;
 pub const PREF_ADDRESS: usize = 0x258;
 pub const INIT_SIZE: usize = 0x260;
 /// The latest a setup header may end: the next thing begins there.

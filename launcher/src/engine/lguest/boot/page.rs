@@ -1,20 +1,8 @@
-//! The boot page: what a BIOS and a boot loader would have told (the places are those of Linux's boot
-//! protocol, `struct boot_params`), and behind it the kernel's arguments.
+//! The boot page: what a BIOS and a boot loader would have told (the places are [`boot_page`](crate::image::boot_page)'s),
+//! and behind it the kernel's arguments.
 
 use crate::engine::lguest::memory::{GuestMemory, OutOfBounds, PAGE};
-
-/// How many entries the memory map has (u8).
-const MAP_ENTRIES: u32 = 0x1e8;
-/// What loaded the kernel (u8); the guest looks for an initrd only if that is known.
-const LOADER: u32 = 0x210;
-/// Where the initrd is, and its size in whole pages.
-const INITRD: u32 = 0x218;
-/// Where the arguments are.
-const ARGUMENTS: u32 = 0x228;
-/// Which kind of computer this is.
-const GUEST_TYPE: u32 = 0x23c;
-/// The memory map: u64 address, u64 size, u32 kind.
-const MAP: u32 = 0x2d0;
+use crate::image::boot_page::*;
 
 /// A loader without a number of its own.
 const UNKNOWN_LOADER: u8 = 0xff;
@@ -33,16 +21,18 @@ pub fn write(
     initrd: Option<(u32, u32)>,
     arguments: &[u8],
 ) -> Result<(), OutOfBounds> {
-    memory.store(MAP_ENTRIES, 1u8)?;
-    memory.store(MAP, 0u64)?;
-    memory.store(MAP + 8, u64::from(ram))?;
-    memory.store(MAP + 16, RAM)?;
+    let memory_map = E820_TABLE as u32;
+    memory.store(E820_ENTRIES as u32, 1u8)?;
+    memory.store(memory_map, 0u64)?;
+    memory.store(memory_map + 8, u64::from(ram))?;
+    memory.store(memory_map + 16, RAM)?;
     if let Some((at, len)) = initrd {
-        memory.store(LOADER, UNKNOWN_LOADER)?;
-        memory.store(INITRD, at)?;
-        memory.store(INITRD + 4, len)?;
+        // The guest looks for an initrd only if it knows what loaded it.
+        memory.store(TYPE_OF_LOADER as u32, UNKNOWN_LOADER)?;
+        memory.store(RAMDISK_IMAGE as u32, at)?;
+        memory.store(RAMDISK_SIZE as u32, len)?;
     }
-    memory.store(ARGUMENTS, PAGE)?;
-    memory.store(GUEST_TYPE, LGUEST)?;
+    memory.store(CMD_LINE_PTR as u32, PAGE)?;
+    memory.store(HARDWARE_SUBARCH as u32, LGUEST)?;
     memory.write_bytes(PAGE, arguments)
 }

@@ -1,6 +1,8 @@
 //! The processor as a whole: little programs in flat memory. Instructions one by one are compared
 //! with a real processor elsewhere.
 
+mod protection;
+
 use std::sync::atomic::AtomicBool;
 
 use super::*;
