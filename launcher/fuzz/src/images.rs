@@ -47,7 +47,7 @@ fn qcow2() -> Vec<u8> {
         put(2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes());
     }
     const COPIED: u64 = 1 << 63;
-    let entry = |cluster: u64| (cluster * CLUSTER as u64 | COPIED).to_be_bytes();
+    let entry = |cluster: u64| ((cluster * CLUSTER as u64) | COPIED).to_be_bytes();
     put(3 * CLUSTER, &entry(4));
     put(4 * CLUSTER, &entry(5));
     put(4 * CLUSTER + 8, &entry(6));
