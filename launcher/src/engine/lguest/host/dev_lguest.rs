@@ -12,8 +12,8 @@
 //! So, plainly: **no kernel as it was released has both** this module and what the rest of the launcher asks of a
 //! host (the C library Linux 3.2, `epoll_create1` 2.6.27, the locks of sharenets 3.15). It takes a kernel
 //! of those days with the old module ported to it. Such a host was not at hand. Tried were: the conversation, against a
-//! stand-in that answers as the module does; memory at address 0, by the launcher of 32 bits on a kernel of 64; the same
-//! launcher without the device, which runs guests in its process. Not tried: the module.
+//! stand-in that answers as the module does; memory at address 0, by the tests of a build of 32 bits on a kernel of 64; that
+//! launcher without the device, whose guest, in its process, and one of a launcher of 64 bits ping each other. Not tried: the module.
 //!
 //! # The conversation
 //!
