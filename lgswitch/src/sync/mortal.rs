@@ -58,10 +58,10 @@ macro_rules! mortal {
 
         #[allow(missing_docs, dead_code, reason = "each as `std`'s")]
         impl $name {
-            #[cfg(lgswitch_loom)]
             pub(crate) fn new(value: $int) -> Self {
                 Self {
                     word: raw::$name::new(value),
+                    #[cfg(lgswitch_loom)]
                     turn: raw::AtomicU8::new(0),
                 }
             }
