@@ -1,8 +1,6 @@
 //! Drivers that mean harm: any registers, any queues. What counts is that nothing panics, hangs or is
 //! touched outside the guest's memory, and that a reset makes all well.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use launcher::backend::block::Disk;
 use launcher::backend::net::{Link, NetDevice};
 use launcher::engine::kvm::bus::MmioDevice;
@@ -15,6 +13,10 @@ use proptest::test_runner::{Config, TestRunner};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::driver::*;
+
+#[path = "../../../lgswitch/tests/fuzz/panics.rs"]
+mod panics;
+use panics::count_panics;
 
 crate::tests!(
     any_writes_to_registers_are_survived,
@@ -68,21 +70,6 @@ fn serves_a_good_driver(name: &str, driver: &Driver) {
         "{name}"
     );
     driver.reset();
-}
-
-/// Panics of any thread: one that serves a device would end in itself, and its device be still.
-static PANICS: AtomicUsize = AtomicUsize::new(0);
-
-fn count_panics() -> usize {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let told = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            PANICS.fetch_add(1, Ordering::SeqCst);
-            told(panic);
-        }));
-    });
-    PANICS.load(Ordering::SeqCst)
 }
 
 fn runner(cases: u32) -> TestRunner {
