@@ -292,7 +292,7 @@ mod tests {
     fn a_reader_that_does_not_read_keeps_nobody_waiting_and_one_that_is_gone_neither() {
         let (status, far) = pair();
         let long = "x".repeat(100_000);
-        for _ in 0..10_000 {
+        for _ in 0..10 * KEPT {
             status.tell(Event::Oops(&long));
         }
         status.tell(ENDED);
