@@ -31,6 +31,7 @@
 pub mod bell;
 #[cfg(not(lgswitch_loom))]
 pub mod bench;
+#[cfg(not(lgswitch_loom))]
 pub mod capture;
 pub mod doorbell;
 pub mod fdb;
