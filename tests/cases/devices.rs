@@ -19,12 +19,7 @@ pub fn claims() -> Vec<Claim> {
             what_a_guest_writes_is_in_the_file,
         ),
         claim(
-            "a_read_only_disk_is_not_written",
-            NEEDS,
-            a_read_only_disk_is_not_written,
-        ),
-        claim(
-            "devices_appear_in_the_order_of_their_options",
+            "devices_appear_in_the_order_of_their_options_and_as_those_say",
             &[Need::Guests, Need::Root],
             devices_appear_in_order,
         ),
@@ -81,7 +76,7 @@ fn what_a_guest_writes_is_in_the_file() -> Result<()> {
     fill(&mut wanted[2 * MIB..3 * MIB], b"mebibyte\n");
     // Past the end there is nothing to be written, and the file must not grow.
     guest.fails("dd if=/dev/zero of=/dev/vda bs=1M seek=4 count=1 conv=notrunc,fsync")?;
-    ensure!(guest.power_off()?.success(), "{}", guest.errors());
+    guest.powers_off()?;
     let found = fs::read(&disk)?;
     ensure!(
         found.len() == wanted.len(),
@@ -98,27 +93,16 @@ fn what_a_guest_writes_is_in_the_file() -> Result<()> {
     Ok(())
 }
 
-fn a_read_only_disk_is_not_written() -> Result<()> {
-    let lab = Lab::new()?;
-    let disk = lab.path("disk.img");
-    fs::write(&disk, pattern(MIB))?;
-    let mut guest = lab
-        .guest("guest")
-        .option(format!("--block={},ro", disk.display()))
-        .boot()?;
-    guest.fails("dd if=/dev/zero of=/dev/vda bs=512 count=1 conv=notrunc,fsync")?;
-    ensure!(guest.power_off()?.success(), "{}", guest.errors());
-    ensure!(fs::read(&disk)? == pattern(MIB), "The file has changed");
-    Ok(())
-}
-
 fn devices_appear_in_order() -> Result<()> {
     let lab = Lab::new()?;
     let host = Namespace::new()?;
-    for (name, text) in [("first", "the first disk"), ("second", "the second disk")] {
+    let disk_that_says = |text: &str| {
         let mut bytes = text.as_bytes().to_vec();
         bytes.resize(MIB, 0);
-        fs::write(lab.path(name), bytes)?;
+        bytes
+    };
+    for (name, text) in [("first", "the first disk"), ("second", "the second disk")] {
+        fs::write(lab.path(name), disk_that_says(text))?;
     }
     let mut guest = lab
         .guest("guest")
@@ -127,7 +111,10 @@ fn devices_appear_in_order() -> Result<()> {
         .option(format!("--block={}", lab.path("first").display()))
         .option("--sharenet=lan0,mac=02:00:00:00:00:01")
         .option("--tunnet=192.168.20.1,mac=02:00:00:00:00:02")
-        .option(format!("--block={}", lab.path("second").display()))
+        .option(format!(
+            "--block={},ro,serial=the-disk-of-20-bytes",
+            lab.path("second").display()
+        ))
         .option("--sharenet=lan1,mac=02:00:00:00:00:03")
         .boot()?;
     for number in 0..4 {
@@ -141,5 +128,16 @@ fn devices_appear_in_order() -> Result<()> {
         let found = guest.succeeds(&format!("head -c {} /dev/{disk}", text.len()))?;
         ensure!(found == text, "{disk} is: {found}");
     }
+
+    let serial = guest.succeeds("cat /sys/block/vdb/serial")?;
+    ensure!(serial.trim() == "the-disk-of-20-bytes", "It is {serial}");
+    let read_only = guest.succeeds("cat /sys/block/vda/ro /sys/block/vdb/ro")?;
+    ensure!(read_only == "0\n1\n", "Which is read only: {read_only}");
+    guest.fails("dd if=/dev/zero of=/dev/vdb bs=512 count=1 conv=notrunc,fsync")?;
+    ensure!(guest.power_off()?.success(), "{}", guest.errors());
+    ensure!(
+        fs::read(lab.path("second"))? == disk_that_says("the second disk"),
+        "The file has changed"
+    );
     Ok(())
 }

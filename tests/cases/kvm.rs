@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::wait::{self, PATIENCE};
-use system_tests::{Claim, Lab, Namespace, Need, archive, claim, ending, machine, process};
+use system_tests::{Claim, Guest, Lab, Namespace, Need, archive, claim, ending, machine, process};
 
 fn main() {
     let mut claims = vec![
@@ -39,7 +39,7 @@ fn main() {
             the_host_has_what_claims_need,
         ),
         claim(
-            "a_stock_kernel_boots_on_kvm_without_being_asked_to",
+            "a_stock_kernel_boots_on_kvm_without_being_asked_to_and_its_host_gets_back_what_it_frees",
             &[Need::Guests],
             a_stock_kernel_boots,
         ),
@@ -54,28 +54,19 @@ fn main() {
             each_processor_has_its_queues,
         ),
         claim(
-            "what_a_guest_frees_its_host_gets_back",
-            &[Need::Guests],
-            what_a_guest_frees,
-        ),
-        claim(
             "a_triple_fault_ends_it_with_1_and_the_registers_of_all_processors_are_told",
             &[Need::Guests],
             a_triple_fault_ends_it,
         ),
         claim(
-            "a_killed_launcher_leaves_no_process_and_no_slot",
-            &[Need::Guests],
-            a_killed_launcher_leaves_nothing,
+            "guests_of_two_engines_ping_each_other_every_frame_is_counted_and_a_killed_one_leaves_nothing",
+            &[Need::Guests, Need::TinyGuests],
+            two_guests_on_a_segment,
         ),
     ];
     claims.extend(of(
         &console::claims(),
-        &[
-            "power_off_ends_the_launcher_with_0",
-            "a_kernel_panic_ends_it_with_1_and_says_why",
-            "three_interrupts_end_it_with_2_and_restore_the_terminal",
-        ],
+        &["three_interrupts_end_it_with_2_and_restore_the_terminal"],
     ));
     claims.extend(of(
         &lifecycle::claims(),
@@ -83,28 +74,15 @@ fn main() {
             "a_signal_presses_the_power_button_and_a_guest_that_heeds_it_ends_with_0",
             "a_guest_that_does_not_heed_it_is_ended_after_the_grace",
             "a_guest_that_reboots_starts_again_and_one_that_panics_ends",
-            "a_guest_has_the_processors_and_the_disk_it_was_given",
         ],
     ));
     claims.extend(devices::claims());
     claims.extend(of(
-        &segment::claims(),
-        &[
-            "two_guests_ping_each_other_over_ipv4_and_ipv6",
-            "every_frame_is_counted_once",
-        ],
-    ));
-    claims.extend(of(
         &tap::claims(),
         &[
-            "a_guest_on_a_bridge_reaches_the_lan",
-            "tcp_over_a_tap_arrives_intact_both_ways",
+            "a_guest_on_a_bridge_reaches_the_lan_and_tcp_arrives_intact_both_ways",
             "guests_on_macvtaps_reach_each_other_and_the_lan_and_leave_nothing",
         ],
-    ));
-    claims.extend(of(
-        &lguest::claims(),
-        &["a_tiny_guest_and_a_stock_kernel_ping_each_other"],
     ));
     system_tests::test_host::main(claims)
 }
@@ -155,6 +133,7 @@ fn a_stock_kernel_boots() -> Result<()> {
     guest.succeeds(
         "test $(cat /sys/devices/system/clocksource/*/current_clocksource) = kvm-clock",
     )?;
+    what_it_frees(&mut guest)?;
     ensure!(guest.power_off()?.code() == Some(0), "{}", guest.errors());
     Ok(())
 }
@@ -223,10 +202,9 @@ fn open_files(pid: u32, path: &str) -> Result<usize> {
     Ok(targets.filter(|target| target == Path::new(path)).count())
 }
 
-fn what_a_guest_frees() -> Result<()> {
+/// The host gets it back, and the guest can have it again.
+fn what_it_frees(guest: &mut Guest) -> Result<()> {
     const FILLED: u64 = 64;
-    let lab = Lab::new()?;
-    let mut guest = lab.guest("guest").boot()?;
     // What its kernel used to start comes back first, by and by.
     let before = settled(guest.pid())?;
     guest.succeeds(&format!(
@@ -242,11 +220,9 @@ fn what_a_guest_frees() -> Result<()> {
     wait::until_true("the host to have its memory back", PATIENCE, || {
         Ok(resident(guest.pid())? + FILLED * 3 / 4 <= filled)
     })?;
-    // It can be had again.
     guest.succeeds(&format!(
         "dd if=/dev/zero of=/tmp/filled bs=1M count={FILLED}"
     ))?;
-    ensure!(guest.power_off()?.code() == Some(0), "{}", guest.errors());
     Ok(())
 }
 
@@ -297,17 +273,22 @@ fn a_triple_fault_ends_it() -> Result<()> {
     Ok(())
 }
 
-fn a_killed_launcher_leaves_nothing() -> Result<()> {
+fn two_guests_on_a_segment() -> Result<()> {
     let lab = Lab::new()?;
     lab.lgswitch(&["create", "lan0"])?;
-    let mut guest = lab.guest("guest").option("--sharenet=lan0").boot()?;
-    let processes = guest.processes()?;
-    guest.kill()?;
+    let (mut left, mut right) = lab.two_guests()?;
+    segment::ping_each_other(&mut left, &mut right)?;
+    segment::is_counted(&lab, &mut left, &mut right)?;
+
+    let processes = left.processes()?;
+    left.kill()?;
     process::gone(&processes)?;
     let seen = lab.inspect("lan0")?;
     ensure!(
-        system_tests::inspect::held(&seen).is_empty(),
+        system_tests::inspect::held(&seen).len() == 1,
         "Its slot is still held: {seen}"
     );
-    Ok(())
+    // A guest of another engine takes its place, and its address.
+    right.succeeds("ip link set eth0 up")?;
+    lguest::pings_a_tiny_guest(&lab, &mut right)
 }

@@ -67,7 +67,12 @@ fn two_guests_ping_each_other() -> Result<()> {
     let lab = Lab::new()?;
     lab.lgswitch(&["create", "lan0"])?;
     let (mut left, mut right) = lab.two_guests()?;
-    for (guest, peer) in [(&mut left, 2), (&mut right, 1)] {
+    ping_each_other(&mut left, &mut right)
+}
+
+/// The two guests of a lab do, over IPv4 and IPv6.
+pub fn ping_each_other(left: &mut Guest, right: &mut Guest) -> Result<()> {
+    for (guest, peer) in [(left, 2), (right, 1)] {
         guest.pings(&format!("10.0.0.{peer}"))?;
         guest.pings(&format!("fd00::{peer}"))?;
         ensure!(
@@ -273,8 +278,13 @@ fn every_frame_is_counted_once() -> Result<()> {
     let (mut left, mut right) = lab.two_guests()?;
     left.pings("10.0.0.2")?;
     right.pings("fd00::1")?;
+    is_counted(&lab, &mut left, &mut right)
+}
+
+/// Every frame is that the two guests of a lab have sent so far. Their links are down afterwards.
+pub fn is_counted(lab: &Lab, left: &mut Guest, right: &mut Guest) -> Result<()> {
     // From now on nothing is sent: what the guests' kernels say has to be what the ports say.
-    for guest in [&mut left, &mut right] {
+    for guest in [&mut *left, right] {
         guest.succeeds("ip link set eth0 down")?;
     }
     let packets = |guest: &mut Guest, direction: &str| -> Result<u64> {
@@ -285,7 +295,7 @@ fn every_frame_is_counted_once() -> Result<()> {
             .parse()
             .with_context(|| format!("{direction}_packets of a guest is `{text}`"))
     };
-    let sent = [packets(&mut left, "tx")?, packets(&mut right, "tx")?];
+    let sent = [packets(left, "tx")?, packets(right, "tx")?];
     let mut macs = [
         left.mac("eth0")?.to_string(),
         right.mac("eth0")?.to_string(),

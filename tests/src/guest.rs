@@ -15,7 +15,7 @@ use crate::console::{Answer, Console};
 use crate::lab::Lab;
 use crate::machine;
 use crate::namespace::Namespace;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::wait::{self, PATIENCE};
 
 /// How long a guest may take from the launcher's start to its shell's prompt. Emulated, on a
@@ -351,6 +351,22 @@ impl Guest {
     pub fn power_off(&mut self) -> Result<ExitStatus> {
         self.console.send(b"poweroff -f\n")?;
         self.ends()
+    }
+
+    /// Powers the guest off, and sees that the launcher ends with 0 and without a word, and leaves no
+    /// process.
+    ///
+    /// # Errors
+    /// With what is otherwise.
+    pub fn powers_off(&mut self) -> Result<()> {
+        let processes = self.processes()?;
+        let status = self.power_off()?;
+        let errors = self.errors();
+        ensure!(
+            status.code() == Some(0) && errors.is_empty(),
+            "The launcher ended with {status} and said: {errors}"
+        );
+        process::gone(&processes)
     }
 
     /// Sends a signal to the launcher.
