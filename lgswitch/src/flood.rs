@@ -88,11 +88,9 @@ impl LogWriter {
         header: &VnetHeader,
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
-        let (capacity, span) = (
-            self.shape.bytes(),
-            (self.head, self.shape.after(self.head, frame.len())),
-        );
-        let (_, end) = span;
+        let capacity = self.shape.bytes();
+        let start = self.shape.start(self.head, frame.len());
+        let end = start + record::size(frame.len());
         // A burst that goes round the log would be lost before anyone could see it.
         if end - self.published > capacity / 2 {
             self.publish(segment);
@@ -118,7 +116,10 @@ impl LogWriter {
             count: self.frames as u32,
             header,
         };
-        record::write(map, self.shape, span, head, frame, false);
+        if start != self.head {
+            record::fill(map, self.shape.place(self.head));
+        }
+        record::write(map, self.shape.place(start), head, frame, false);
         self.frames = self.frames.wrapping_add(1);
         self.head = end;
         Ok(())

@@ -95,7 +95,8 @@ impl VnetHeader {
     /// Whether something is left to be done to the frame before a plain wire could carry it.
     #[inline]
     pub fn is_unfinished(&self) -> bool {
-        self.flags & Self::NEEDS_CHECKSUM != 0 || self.gso_type != Self::GSO_NONE
+        // Both in one look: each frame is asked this twice. `GSO_NONE` is 0.
+        u16::from_le_bytes([self.flags & Self::NEEDS_CHECKSUM, self.gso_type]) != 0
     }
 
     /// The offloads a receiver must take to be handed this frame as it is. `None` for a kind of
@@ -237,8 +238,15 @@ impl<'a> Gather<'a> {
 
     /// The same, if its Ethernet header is in one piece.
     #[inline(always)]
-    pub(crate) fn first_addresses(&self) -> Option<(u64, u64)> {
+    fn first_addresses(&self) -> Option<(u64, u64)> {
         addresses(self.parts.first()?)
+    }
+
+    /// Both addresses as they stand there, if its Ethernet header is in one piece.
+    #[inline(always)]
+    pub(crate) fn raw_addresses(&self) -> Option<[u8; 12]> {
+        let [addresses @ .., _, _] = self.parts.first()?.array::<ETHERNET_HEADER>(0)?;
+        Some(addresses)
     }
 
     /// The runs of bytes, in order.

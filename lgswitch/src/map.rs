@@ -81,16 +81,22 @@ impl Mapping {
         self.len == 0
     }
 
+    /// Whether `len` bytes at `offset` are inside.
+    #[inline(always)]
+    pub fn has(&self, offset: u64, len: usize) -> bool {
+        // What an address can't say is outside.
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        at <= self.len && len <= self.len - at
+    }
+
     /// The address of `len` bytes at `offset`, if they are inside and `align` divides the place.
     #[inline(always)]
     fn at(&self, offset: u64, len: usize, align: usize) -> *mut u8 {
-        // What an address can't say is outside.
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        if at > self.len || len > self.len - at || !at.is_multiple_of(align) {
+        if !self.has(offset, len) || !offset.is_multiple_of(align as u64) {
             self.outside(offset, len);
         }
         // SAFETY: just checked to be inside.
-        unsafe { self.start.as_ptr().add(at) }
+        unsafe { self.start.as_ptr().add(offset as usize) }
     }
 
     #[cold]

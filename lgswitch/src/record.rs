@@ -25,8 +25,12 @@ pub const HEAD_BYTES: u64 = 32;
 /// Records start on multiples of this: a cache line.
 pub const ALIGN: u64 = 64;
 
-const FRAME: u32 = 1;
-const FILLER: u32 = 2;
+/// A record's first word, without the length.
+const FRAME: u64 = 1 << 32;
+const FILLER: u64 = 2 << 32;
+/// That of the shortest frame, and what may be added to it.
+const SHORTEST: u64 = FRAME | ETHERNET_HEADER as u64;
+const LONGER: u64 = (MAX_FRAME - ETHERNET_HEADER) as u64;
 
 /// Bytes a record of a frame of `len` bytes takes.
 #[inline]
@@ -89,15 +93,27 @@ impl Shape {
         position & (self.stride - 1)
     }
 
-    /// The position after a record of a frame of `len` bytes that is written at `position`: behind its
-    /// filler, if it needs one, and itself.
+    /// The position at which the lap of `position` ends: no record goes beyond it.
+    #[inline]
+    pub fn lap_end(&self, position: u64) -> u64 {
+        position - self.place(position) + self.limit
+    }
+
+    /// Where a record of a frame of `len` bytes begins that is written at `position`: there, or, behind
+    /// a [`filler`](fill), where the next lap does.
+    #[inline]
+    pub fn start(&self, position: u64, len: usize) -> u64 {
+        let place = self.place(position);
+        match place + size(len) <= self.limit {
+            true => position,
+            false => position - place + self.stride,
+        }
+    }
+
+    /// The position after it.
     #[inline]
     pub fn after(&self, position: u64, len: usize) -> u64 {
-        let (place, size) = (self.place(position), size(len));
-        match place + size <= self.limit {
-            true => position + size,
-            false => position + (self.stride - place) + size,
-        }
+        self.start(position, len) + size(len)
     }
 }
 
@@ -112,30 +128,22 @@ pub struct Head<'a> {
     pub header: &'a VnetHeader,
 }
 
-/// Writes a record, and a filler before it if need be, at `position`. `end` is what
-/// [`Shape::after`] says of it. The caller owns that space and publishes it afterwards; before that it
+/// Writes a filler at `place`: what comes after it is at the beginning.
+#[cold]
+pub fn fill(map: &Mapping, place: u64) {
+    map.word64(place).store(FILLER, Ordering::Relaxed);
+}
+
+/// Writes a record at `place`. The caller owns that space and publishes it afterwards; before that it
 /// drains what it had streamed.
 #[inline(always)]
-pub fn write(
-    map: &Mapping,
-    shape: Shape,
-    (position, end): (u64, u64),
-    head: Head<'_>,
-    frame: &Gather<'_>,
-    stream: bool,
-) {
-    let mut at = shape.place(position);
-    if end - position > size(frame.len()) {
-        let filler = map.word64(at);
-        filler.store(u64::from(FILLER) << 32, Ordering::Relaxed);
-        at = 0;
-    }
+pub fn write(map: &Mapping, place: u64, head: Head<'_>, frame: &Gather<'_>, stream: bool) {
     let [low, high] = head.header.words();
-    let first = frame.len() as u64 | u64::from(FRAME) << 32;
+    let first = FRAME | frame.len() as u64;
     let high = high | u64::from(head.count) << 32;
     match stream {
-        true => self::stream(map, at, first, head.sequence, low, high, frame),
-        false => map.put(at, [first, head.sequence, low, high], frame),
+        true => self::stream(map, place, first, head.sequence, low, high, frame),
+        false => map.put(place, [first, head.sequence, low, high], frame),
     }
 }
 
@@ -178,42 +186,41 @@ pub enum Found<'a> {
 #[inline(always)]
 pub fn read(map: &Mapping, shape: Shape, position: u64, published: u64) -> Found<'_> {
     let mut position = position;
-    let mut left = published.wrapping_sub(position);
-    if left == 0 {
-        return Found::Nothing;
-    }
-    if left > shape.stride || !(left | position).is_multiple_of(ALIGN) {
-        return Found::Garbage;
-    }
-    let mut at = shape.place(position);
-    if at > shape.bytes - ALIGN {
-        return Found::Garbage;
-    }
-    let mut head = map.words::<4>(at);
-    let mut first = head[0].load(Ordering::Relaxed);
-    if (first >> 32) as u32 == FILLER {
+    // Goes round again behind a filler: once, for one at the beginning skips no less than could be left.
+    loop {
+        let left = published.wrapping_sub(position);
+        if left == 0 {
+            return Found::Nothing;
+        }
+        let at = shape.place(position);
+        let aligned = (left | position).is_multiple_of(ALIGN);
+        if left > shape.stride || !aligned || !map.has(at, ALIGN as usize) {
+            return Found::Garbage;
+        }
+        let head = map.words::<4>(at);
+        let word = |i: usize| head[i].load(Ordering::Relaxed);
+        let first = word(0);
+        // Kind and length in one look.
+        let longer = first.wrapping_sub(SHORTEST);
+        if longer <= LONGER {
+            let len = ETHERNET_HEADER + longer as usize;
+            let size = size(len);
+            if size > left || at + size > shape.limit {
+                return Found::Garbage;
+            }
+            let (sequence, low, high) = (word(1), word(2), word(3));
+            return Found::Frame(Record {
+                sequence,
+                count: (high >> 32) as u32,
+                header: VnetHeader::from_words([low, high]),
+                frame: map.bytes(at + HEAD_BYTES, len),
+                end: position.wrapping_add(size),
+            });
+        }
         let skip = shape.stride - at;
-        if skip >= left {
+        if first >> 32 != FILLER >> 32 || skip >= left {
             return Found::Garbage;
         }
         position = position.wrapping_add(skip);
-        left -= skip;
-        at = 0;
-        head = map.words::<4>(at);
-        first = head[0].load(Ordering::Relaxed);
     }
-    let (len, kind) = (first as u32 as usize, (first >> 32) as u32);
-    let plausible = kind == FRAME && (ETHERNET_HEADER..=MAX_FRAME).contains(&len);
-    if !plausible || size(len) > left.min(shape.limit - at) {
-        return Found::Garbage;
-    }
-    let word = |i: usize| head[i].load(Ordering::Relaxed);
-    let (sequence, low, high) = (word(1), word(2), word(3));
-    Found::Frame(Record {
-        sequence,
-        count: (high >> 32) as u32,
-        header: VnetHeader::from_words([low, high]),
-        frame: map.bytes(at + HEAD_BYTES, len),
-        end: position.wrapping_add(size(len)),
-    })
 }

@@ -35,7 +35,7 @@ use crate::slot::SlotIndex;
 const POPULATE_STEP: u64 = 64 << 10;
 
 /// How far before the record at hand a reader has the next ones fetched, in bytes: a few small
-/// records, so that their way from the writer's cache is one wait and not several.
+/// records, so that their way from the writer's cache is one wait and not several; or two large ones.
 const AHEAD: u64 = 512;
 
 /// Which pages of a ring or log its writer has made sure of. They stay for the file's life.
@@ -93,7 +93,8 @@ pub struct RingWriter {
     published: u64,
     /// How far its reader has come, when we last looked.
     tail: u64,
-    /// Records may be written up to here: there is room, and the pages are there.
+    /// Records may be written up to here, and no thought be given to it: there is room, the pages are there,
+    /// the lap goes so far, and the burst has begun.
     ready: u64,
     populated: Populated,
     pace: Pace,
@@ -150,20 +151,11 @@ impl RingWriter {
         lengths: impl Iterator<Item = usize>,
     ) -> Result<(), Refused> {
         let end = lengths.fold(self.head, |at, len| self.shape.after(at, len));
-        self.reach(segment, end)
+        self.make_room(segment, end)
     }
 
-    /// Makes sure that records can be written up to `end`.
-    #[inline]
-    fn reach(&mut self, segment: &Segment, end: u64) -> Result<(), Refused> {
-        match end <= self.ready {
-            true => Ok(()),
-            false => self.make_ready(segment, end),
-        }
-    }
-
-    #[cold]
-    fn make_ready(&mut self, segment: &Segment, end: u64) -> Result<(), Refused> {
+    /// Makes sure that there is room up to `end`, and the pages.
+    fn make_room(&mut self, segment: &Segment, end: u64) -> Result<(), Refused> {
         let capacity = self.shape.stride();
         // A tail from the future, or further back than the ring is long, is a lie: nothing is free.
         let is_full =
@@ -178,8 +170,25 @@ impl RingWriter {
         }
         self.populated
             .ensure(&self.map, segment, self.offset, self.shape, end)
-            .map_err(|_| Refused::NoMemory)?;
-        self.ready = self.populated.until.min(self.tail.wrapping_add(capacity));
+            .map_err(|_| Refused::NoMemory)
+    }
+
+    /// Makes sure that the record of a frame of `len` bytes can be written at `head`, which goes to the next
+    /// lap where it has to.
+    #[inline(never)]
+    fn make_ready(&mut self, segment: &Segment, len: usize) -> Result<(), Refused> {
+        let start = self.shape.start(self.head, len);
+        self.make_room(segment, start + record::size(len))?;
+        if self.head == self.published {
+            self.pace.begin();
+        }
+        if start != self.head {
+            record::fill(&self.map, self.shape.place(self.head));
+            self.head = start;
+        }
+        let room = self.tail.wrapping_add(self.shape.stride());
+        let lap = self.shape.lap_end(start);
+        self.ready = self.populated.until.min(room).min(lap);
         Ok(())
     }
 
@@ -192,26 +201,18 @@ impl RingWriter {
         header: &VnetHeader,
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
-        let end = self.shape.after(self.head, frame.len());
-        self.reach(segment, end)?;
-        if self.head == self.published {
-            self.pace.begin();
+        let size = record::size(frame.len());
+        if self.head + size > self.ready {
+            self.make_ready(segment, frame.len())?;
         }
         let head = Head {
             sequence,
             count: 0,
             header,
         };
-        let span = (self.head, end);
-        record::write(
-            &self.map,
-            self.shape,
-            span,
-            head,
-            frame,
-            self.pace.streams(),
-        );
-        self.head = end;
+        let place = self.shape.place(self.head);
+        record::write(&self.map, place, head, frame, self.pace.streams());
+        self.head += size;
         Ok(())
     }
 
@@ -226,6 +227,7 @@ impl RingWriter {
         }
         self.pace.end(self.head.wrapping_sub(self.published));
         self.published = self.head;
+        self.ready = self.head;
         let head = segment.control().word64(self.pair + PAIR_HEAD);
         head.store(self.head, Ordering::Release);
         true
@@ -243,10 +245,12 @@ pub struct RingReader {
     head: u64,
     tail: u64,
     taken: u64,
-    /// Bytes of the last record.
-    size: u64,
-    /// When we last took something, it was one record.
+    /// Records taken and not released.
+    records: u64,
+    /// What we last took was one record.
     lone: bool,
+    /// How far ahead is fetched.
+    ahead: u64,
 }
 
 impl RingReader {
@@ -272,8 +276,9 @@ impl RingReader {
             head: 0,
             tail: 0,
             taken: 0,
-            size: 0,
+            records: 0,
             lone: false,
+            ahead: AHEAD,
         }
     }
 
@@ -303,19 +308,18 @@ impl RingReader {
     /// The next record, which stays until [`take`](Self::take)n.
     #[inline(always)]
     pub fn peek(&mut self, segment: &Segment) -> Found<'_> {
-        if self.is_drained() {
-            return Found::Nothing;
-        }
         if self.map.is_none() {
+            if self.is_drained() {
+                return Found::Nothing;
+            }
             let bytes = self.shape.bytes();
             self.map = Mapping::new(segment.file(), self.offset, bytes, true).ok();
         }
         match &self.map {
             Some(map) => {
                 // Not beyond what is published, or we take the writer's lines away from it.
-                let ahead = AHEAD.max(2 * self.size);
-                if self.head.wrapping_sub(self.tail) > ahead {
-                    let ahead = self.tail.wrapping_add(ahead);
+                if self.head.wrapping_sub(self.tail) > self.ahead {
+                    let ahead = self.tail.wrapping_add(self.ahead);
                     map.prefetch(self.shape.place(ahead));
                 }
                 record::read(map, self.shape, self.tail, self.head)
@@ -328,7 +332,7 @@ impl RingReader {
     /// Is done with everything before `end`, which a peeked record gave.
     #[inline]
     pub fn take(&mut self, end: u64) {
-        self.size = end.wrapping_sub(self.tail);
+        self.records += 1;
         self.tail = end;
     }
 
@@ -349,7 +353,11 @@ impl RingReader {
     #[inline]
     pub fn release(&mut self, segment: &Segment) {
         if self.taken != self.tail {
-            self.lone = self.tail.wrapping_sub(self.taken) == self.size;
+            // What was skipped may be anything.
+            let bytes = self.tail.wrapping_sub(self.taken).min(self.shape.stride());
+            let records = std::mem::take(&mut self.records);
+            self.lone = records == 1;
+            self.ahead = AHEAD.max(2 * bytes.checked_div(records).unwrap_or(0));
             self.taken = self.tail;
             let tail = segment.control().word64(self.pair + PAIR_TAIL);
             tail.store(self.tail, Ordering::Release);

@@ -131,6 +131,10 @@ impl Mapping {
         self.len == 0
     }
 
+    pub fn has(&self, offset: u64, len: usize) -> bool {
+        offset + len as u64 <= self.len as u64
+    }
+
     pub fn byte(&self, offset: u64) -> &AtomicU8 {
         match self.area.words.get(&offset) {
             Some(Word::Byte(byte)) => byte,

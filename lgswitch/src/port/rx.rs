@@ -510,6 +510,14 @@ impl Visit<'_> {
         ControlFlow::Continue(handled)
     }
 
+    /// Learns where an address is.
+    #[cold]
+    fn learn(&self, source: u64, from: SlotIndex) {
+        if !is_group(source) {
+            self.held.fdb.learn(source, from, self.now);
+        }
+    }
+
     /// Learns from a frame, checks that we take its kind, hands it over, counts it. Its source is not
     /// learned again if it is the one `learned` just now.
     #[inline(always)]
@@ -519,8 +527,8 @@ impl Visit<'_> {
         learned: &mut u64,
         take: &mut impl FnMut(&Frame<'_>) -> Verdict,
     ) -> Verdict {
-        let needs = frame.header.needs();
-        if !needs.is_some_and(|needs| self.held.offloads().contains(needs)) {
+        let takes = |needs| self.held.offloads().contains(needs);
+        if frame.header.is_unfinished() && !frame.header.needs().is_some_and(takes) {
             self.counters.dropped[RxDrop::Unfinished as usize] += 1;
             return Verdict::Refused;
         }
@@ -529,9 +537,9 @@ impl Visit<'_> {
             Verdict::Taken => {
                 // The source's address, and two bytes more.
                 let source = frame.bytes.array(6).map_or(0, u64::from_be_bytes) >> 16;
-                if source != *learned && !is_group(source) {
-                    self.held.fdb.learn(source, frame.from, self.now);
+                if source != *learned {
                     *learned = source;
+                    self.learn(source, frame.from);
                 }
                 self.counters.count(frame.bytes.len());
             }

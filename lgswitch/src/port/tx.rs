@@ -13,7 +13,7 @@ use crate::layout::MAX_FRAME;
 use crate::layout::slot_record as rec;
 use crate::map::SharedBytes;
 use crate::offload::Finished;
-use crate::peers::{NO_MAC, Owner, Peers, is_group};
+use crate::peers::{Owner, Peers, is_group};
 use crate::ring::{Refused, RingWriter};
 use crate::slot::SlotIndex;
 
@@ -66,18 +66,38 @@ pub struct PortTx {
     refreshed: u64,
     /// Ticks of the forwarding database, if they were asked for in this burst.
     now: Option<u64>,
-    /// Where the last frame of this burst went, if the next one to that address needs no more thought: it
-    /// goes there and nowhere else, and after nothing that is not published yet.
-    last: (u64, Way),
+    last: Last,
     /// Bytes that a frame may have that nobody will cut.
     ordinary: usize,
     counters: Counters,
     finished: Finished,
 }
 
+/// Where the last frame of this burst went, if the next one to that address needs no more thought: it
+/// goes there and nowhere else, and after nothing that is not published yet.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    to: u64,
+    /// The addresses of a frame from us to there, as they stand in it.
+    addresses: [u8; 12],
+    way: Way,
+}
+
+impl Last {
+    const NOWHERE: Self = Self::new(0, 0, Way::Nowhere);
+
+    /// A frame from `from`, who is us.
+    const fn new(to: u64, from: u64, way: Way) -> Self {
+        let [_, _, _, _, addresses @ ..] = ((to as u128) << 48 | from as u128).to_be_bytes();
+        Self { to, addresses, way }
+    }
+}
+
 /// By what a frame goes.
 #[derive(Debug, Clone, Copy)]
 enum Way {
+    /// That is to be found out.
+    Nowhere,
     /// The log, for all to hear.
     Log,
     /// The ring of this slot, which is looked up.
@@ -107,7 +127,7 @@ impl PortTx {
             burst: 1,
             refreshed: 0,
             now: None,
-            last: (NO_MAC, Way::Log),
+            last: Last::NOWHERE,
             ordinary: ordinary.min(MAX_FRAME),
             counters: Counters::default(),
             finished: Finished::default(),
@@ -135,7 +155,7 @@ impl PortTx {
     /// caches a frame waits for every store before it, a register saved to the stack as well as a frame.
     #[inline(always)]
     fn send_after(&mut self, header: &VnetHeader, frame: &Gather<'_>) -> bool {
-        let goes_there = frame.first_addresses() == Some((self.last.0, self.held.mac_number))
+        let goes_there = frame.raw_addresses() == Some(self.last.addresses)
             && !header.is_unfinished()
             && frame.len() <= self.ordinary;
         if !goes_there {
@@ -143,7 +163,8 @@ impl PortTx {
         }
         self.sequence += 1;
         let (segment, sequence) = (&self.held.segment, self.sequence);
-        let written = match self.last.1 {
+        let written = match self.last.way {
+            Way::Nowhere => return false,
             Way::Log => self.log.write(segment, sequence, header, frame),
             Way::Ring(slot) => match self.rings.get_mut(slot.get()) {
                 Some(Some(peer)) => peer.ring.write(segment, sequence, header, frame),
@@ -168,7 +189,11 @@ impl PortTx {
             self.held.fdb.learn(from, self.held.slot, now);
         }
         let target = match self.last {
-            (last, Way::Ring(slot)) if last == to => Target::One(slot),
+            Last {
+                to: last,
+                way: Way::Ring(slot),
+                ..
+            } if last == to => Target::One(slot),
             _ => self.target(to),
         };
         match target {
@@ -226,7 +251,7 @@ impl PortTx {
     fn refresh(&mut self) {
         self.peers.refresh(&self.held.segment);
         self.now = None;
-        self.last.0 = NO_MAC;
+        self.last = Last::NOWHERE;
         self.refreshed = self.burst;
     }
 
@@ -273,7 +298,7 @@ impl PortTx {
         self.counters.count(frame.len());
         match self.peers.any_promiscuous() {
             true => self.copy_to_promiscuous(slot, header, needs, frame),
-            false => self.last = (to, Way::Ring(slot)),
+            false => self.last = Last::new(to, self.held.mac_number, Way::Ring(slot)),
         }
         Sent::Done
     }
@@ -329,7 +354,7 @@ impl PortTx {
         needs: Offloads,
         frame: &Gather<'_>,
     ) -> Result<(), TxDrop> {
-        self.last.0 = NO_MAC;
+        self.last = Last::NOWHERE;
         // What was sent before must not be seen after.
         self.log.publish(&self.held.segment);
         let peer = match &mut self.rings[slot.get()] {
@@ -434,7 +459,7 @@ impl PortTx {
         if result.is_err() {
             return self.drop(TxDrop::NoMemory);
         }
-        self.last = (to, Way::Log);
+        self.last = Last::new(to, self.held.mac_number, Way::Log);
         self.counters.count(frame.len());
         Sent::Done
     }
@@ -468,7 +493,7 @@ impl PortTx {
     /// Lets receivers see what is in their rings.
     #[inline]
     fn publish_rings(&mut self) {
-        self.last.0 = NO_MAC;
+        self.last = Last::NOWHERE;
         let segment = &self.held.segment;
         for slot in self.dirty.drain(..) {
             if let Some(peer) = &mut self.rings[slot.get()] {
