@@ -59,17 +59,17 @@ impl Pace {
         self.streams
     }
 
-    /// A burst begins.
+    /// Whether it is to be told when the next burst begins.
     #[inline]
-    pub fn begin(&mut self) {
-        if self.rest == 0 {
-            self.take_time();
-        }
+    pub fn is_due(&self) -> bool {
+        self.rest == 0
     }
 
-    #[cold]
-    fn take_time(&mut self) {
-        self.began = Some(Instant::now());
+    /// A burst begins.
+    pub fn begin(&mut self) {
+        if self.is_due() {
+            self.began = Some(Instant::now());
+        }
     }
 
     /// It has ended, `bytes` long.

@@ -94,7 +94,7 @@ pub struct RingWriter {
     /// How far its reader has come, when we last looked.
     tail: u64,
     /// Records may be written up to here, and no thought be given to it: there is room, the pages are there,
-    /// the lap goes so far, and the burst has begun.
+    /// the lap goes so far, and the burst's time is taken if it is to be.
     ready: u64,
     populated: Populated,
     pace: Pace,
@@ -227,7 +227,9 @@ impl RingWriter {
         }
         self.pace.end(self.head.wrapping_sub(self.published));
         self.published = self.head;
-        self.ready = self.head;
+        if self.pace.is_due() {
+            self.ready = self.head;
+        }
         let head = segment.control().word64(self.pair + PAIR_HEAD);
         head.store(self.head, Ordering::Release);
         true
