@@ -33,7 +33,7 @@ fn one(a: Extended, env: &mut Environment, of: impl Fn(f64) -> f64) -> Extended 
 }
 
 pub(in super::super) fn sine(a: Extended, env: &mut Environment) -> Extended {
-    one(a, env, f64::sin)
+    one(a, env, libm::sin)
 }
 
 pub(in super::super) fn cosine(a: Extended, env: &mut Environment) -> Extended {
@@ -43,12 +43,12 @@ pub(in super::super) fn cosine(a: Extended, env: &mut Environment) -> Extended {
             env.note(PE | if a.is_denormal() { DE } else { 0 });
             from_host(1.0)
         }
-        _ => one(a, env, f64::cos),
+        _ => one(a, env, libm::cos),
     }
 }
 
 pub(in super::super) fn tangent(a: Extended, env: &mut Environment) -> Extended {
-    one(a, env, f64::tan)
+    one(a, env, libm::tan)
 }
 
 /// `2^a - 1`, for -1 to 1.
@@ -56,7 +56,7 @@ pub(in super::super) fn power(a: Extended, env: &mut Environment) -> Extended {
     if a.class() == Class::Infinite {
         return if a.sign() { from_host(-1.0) } else { a };
     }
-    one(a, env, |x| (x * std::f64::consts::LN_2).exp_m1())
+    one(a, env, |x| libm::expm1(x * std::f64::consts::LN_2))
 }
 
 /// The angle of the point (x, y).
@@ -67,7 +67,7 @@ pub(in super::super) fn angle(y: Extended, x: Extended, env: &mut Environment) -
     if y.class() != Class::Zero || x.sign() {
         env.note(PE);
     }
-    from_host(to_host(y).atan2(to_host(x)))
+    from_host(libm::atan2(to_host(y), to_host(x)))
 }
 
 /// `y * log2(x)`, or with `plus_one` of `x + 1`.
@@ -82,9 +82,9 @@ pub(in super::super) fn logarithm(
     }
     let (factor, of) = (to_host(y), to_host(x));
     let log = if plus_one {
-        of.ln_1p() * std::f64::consts::LOG2_E
+        libm::log1p(of) * std::f64::consts::LOG2_E
     } else {
-        of.log2()
+        libm::log2(of)
     };
     if log.is_nan() || (factor * log).is_nan() {
         return env.invalid();
