@@ -29,7 +29,7 @@ pub mod end;
 pub mod engine;
 pub mod error;
 pub mod fault;
-mod heap;
+mod footprint;
 pub mod image;
 pub mod life;
 pub mod pidfile;
@@ -68,7 +68,7 @@ use transcript::Transcript;
 ///
 /// Call it on the process's first thread: QEMU is tied to the life of the thread that starts it.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    heap::share();
+    footprint::keep_small();
     // A sharenet, or a guest's memory, that is cut short under us ends us with a sentence.
     lgswitch::sigbus::install(Some(restore_terminal));
     fault::watch();

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
@@ -20,6 +20,12 @@ use crate::plan::memory::MemorySize;
 
 /// A page, in bytes.
 pub const PAGE: u64 = 4096;
+
+/// A large page, in bytes.
+const HUGE: usize = 2 << 20;
+
+/// Mappings made to have the next one where it should be. One will do, but for gaps above.
+const MOST_ON_TOP: usize = 16;
 
 /// Bytes copied in one go where a file cannot be mapped.
 const COPY_STEP: usize = 1 << 20;
@@ -45,15 +51,34 @@ pub fn allocate(size: MemorySize) -> Result<GuestMemoryMmap, KvmError> {
     for (start, len) in ranges(size) {
         let too_much = || refused(io::Error::from_raw_os_error(libc::ENOMEM));
         let len = usize::try_from(len).map_err(|_| too_much())?;
-        // The kernel shall not set swap aside for it: guests rarely use all of theirs.
-        let mapping = MmapRegionBuilder::new(len)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-            .build()
-            .map_err(|error| refused(io::Error::other(error)))?;
+        let mapping = map_aligned(len).map_err(|error| refused(io::Error::other(error)))?;
         regions.push(GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or_else(too_much)?);
     }
     GuestMemoryMmap::from_regions(regions).map_err(|error| refused(io::Error::other(error)))
+}
+
+/// Maps memory at a multiple of [`HUGE`], as the guest's addresses are: only then a large page here is one
+/// for the guest, too, and its processors find their way by tables of a level less. Kernels before Linux
+/// 6.7 do not see to that. If it can't be had, the memory is as good, and slower.
+fn map_aligned(len: usize) -> Result<MmapRegion, MmapRegionError> {
+    // The kernel shall not set swap aside for it: guests rarely use all of theirs.
+    let map = |len| {
+        MmapRegionBuilder::new(len)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+            .build()
+    };
+    // Mappings are made below each other: what is put on top, for now, pushes the next one down.
+    let mut on_top = Vec::new();
+    loop {
+        let mapping = map(len)?;
+        let over = mapping.as_ptr() as usize % HUGE;
+        if over == 0 || len < HUGE || on_top.len() == MOST_ON_TOP {
+            return Ok(mapping);
+        }
+        drop(mapping);
+        on_top.push(map(over)?);
+    }
 }
 
 /// Makes it as it was when it was new: all zeros, and none of it used.
@@ -202,6 +227,19 @@ mod tests {
         let memory = allocate(mib(3073)).unwrap();
         memory.write_obj(7u8, GuestAddress((4 << 30) + 5)).unwrap();
         assert!(memory.write_obj(7u8, GuestAddress(3 << 30)).is_err());
+    }
+
+    #[test]
+    fn large_pages_here_are_large_pages_there() {
+        // Whatever was mapped before them.
+        let mut kept = Vec::new();
+        for pages in 1..20 {
+            kept.push(map_aligned(pages * PAGE as usize).unwrap());
+            let memory = allocate(mib(3074)).unwrap();
+            for region in memory.iter() {
+                assert_eq!(region.as_ptr() as usize % HUGE, 0, "{pages}");
+            }
+        }
     }
 
     #[test]
