@@ -5,6 +5,8 @@
 //! of the first page. There are 16, and the place is the device's number; its interrupt is that and one. The
 //! console is made last, so that its number does not matter to the others; it has no page, and key 0.
 
+use std::time::Duration;
+
 use super::devices::{Device, Line, Trouble};
 use super::dma::Block;
 use super::host::Sent;
@@ -138,6 +140,12 @@ impl<'a> Bus<'a> {
     pub fn prepare_to_sleep(&mut self, line: &mut Line<'_>) -> Result<(), Trouble> {
         let mut devices = self.places.iter_mut();
         devices.try_for_each(|place| place.device.prepare_to_sleep(line))
+    }
+
+    /// Sleeps on the first device that can be slept on, at most that long; `false` if there is none.
+    pub fn sleep(&mut self, timeout: Duration) -> bool {
+        let mut devices = self.places.iter_mut();
+        devices.any(|place| place.device.sleep(timeout))
     }
 
     /// The guest runs again.

@@ -4,7 +4,7 @@
 //! are one system call each, whoever asks.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -84,6 +84,11 @@ impl Inputs {
         Ok(self.set.delete(fd)?)
     }
 
+    /// Readable when there is something.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.0.as_fd()
+    }
+
     /// What there is now. Does not wait.
     ///
     /// # Errors
@@ -107,10 +112,7 @@ impl Inputs {
     /// The kernel is out of memory.
     pub fn wait(&self, until: Option<Instant>) -> io::Result<()> {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        wait_for(
-            &mut [PollFd::new(self.set.0.as_fd(), PollFlags::POLLIN)],
-            left,
-        )
+        wait_for(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], left)
     }
 }
 

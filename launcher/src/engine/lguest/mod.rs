@@ -14,7 +14,8 @@
 //! 4. [`host`]: who runs it, behind a seam as narrow as `/dev/lguest` was. [`host::inprocess`] is all that the
 //!    kernel module did, over [`cpu`], a processor in software. `host::dev_lguest` speaks with the module itself, in
 //!    a launcher of 32 bits on a host that has it.
-//! 5. [`session`]: one thread, one loop, to the end. [`inputs`]: what wakes it.
+//! 5. [`session`]: one thread, one loop, to the end. [`inputs`]: what wakes it; [`watch`]: who tells it of
+//!    them while it sleeps on a port.
 
 pub mod boot;
 pub mod bus;
@@ -25,12 +26,14 @@ pub mod host;
 pub mod inputs;
 pub mod memory;
 pub mod session;
+pub mod watch;
 
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
 use lgswitch::MacAddr;
+use lgswitch::port::Caller;
 
 use super::{Engine, EngineName, Guest};
 use crate::backend::Device;
@@ -48,12 +51,13 @@ use bus::{Bus, Kind};
 use devices::Trouble;
 use devices::block::BlockDevice;
 use devices::console::Console;
-use devices::sharenet::SharenetDevice;
+use devices::sharenet::{self, SharenetDevice};
 use devices::tap::{self, TapDevice};
 use host::{HostError, Place};
 use inputs::{Inputs, Source};
 use memory::{GuestMemory, Sharing};
 use session::Session;
+use watch::Watch;
 
 /// The addresses that guests make for themselves: 02:00, their number (little endian), and zeroes.
 const OWN_ADDRESS: [u8; 2] = [2, 0];
@@ -171,19 +175,24 @@ impl Engine for Lguest {
         let failed = LguestError::system("wait for requests to stop");
         inputs.add(guest.stop, Source::Stop).map_err(failed)?;
         let mut bus = Bus::new(ram);
-        let end = add_devices(&mut bus, &memory, &inputs, guest.devices, ram)
-            .and_then(|()| {
+        let mut sleeper = None;
+        let end = add_devices(&mut bus, &memory, &inputs, guest.devices, ram, &place)
+            .and_then(|caller| {
+                sleeper = caller;
                 let console = Console::new(guest.console, guest.stop, bus.next())?;
                 Ok(bus.add(&memory, Kind::Console, 0, None, console)?)
             })
             .and_then(|()| {
                 guest.life.running();
+                let watch = sleeper.map(|caller| Watch::new(&inputs, move || caller.call()));
+                let watch = watch.transpose()?;
                 let mut host = place.start(&memory, &start, id, &inputs)?;
                 Session {
                     memory: &memory,
                     host: &mut *host,
                     bus,
                     inputs: &inputs,
+                    watch,
                     stop: guest.stop,
                     stopped: None,
                 }
@@ -289,14 +298,21 @@ fn map_peers_pages(
     Ok(())
 }
 
-/// Puts devices on the bus, in their order.
+/// Puts devices on the bus, in their order. Gives what calls the port that the session is to sleep on: the first, where
+/// the guest runs in this process.
+#[cfg_attr(
+    not(target_arch = "x86"),
+    expect(unused_variables, reason = "no port makes them ready")
+)]
 fn add_devices(
     bus: &mut Bus<'_>,
     memory: &GuestMemory,
     inputs: &Inputs,
     devices: Vec<Device>,
     ram: u32,
-) -> Result<(), Trouble> {
+    place: &Place,
+) -> Result<Option<Caller>, Trouble> {
+    let mut sleeper: Option<Caller> = None;
     for (index, device) in devices.into_iter().enumerate() {
         let page = bus::page_of(ram, index);
         let number = bus.next();
@@ -308,7 +324,14 @@ fn add_devices(
             Device::Net(net) => match net.link {
                 Link::Sharenet(port) => {
                     let features = port.slot().get() as u16 | bus::NO_CHECKSUM;
-                    let device = SharenetDevice::new(page, number, *port, inputs)?;
+                    let call = match (place, &sleeper) {
+                        (Place::Here, None) => None,
+                        (Place::Here, Some(caller)) => Some(calling(caller.clone())),
+                        #[cfg(target_arch = "x86")]
+                        (Place::Module(_), _) => Some(ringing(inputs, number)?),
+                    };
+                    let device = SharenetDevice::new(page, number, *port, call)?;
+                    sleeper.get_or_insert_with(|| device.caller());
                     bus.add(memory, Kind::Net, features, Some(page), device)?;
                 }
                 Link::Tap(tap) => {
@@ -323,5 +346,26 @@ fn add_devices(
             },
         }
     }
-    Ok(())
+    #[cfg(target_arch = "x86")]
+    if matches!(place, Place::Module(_)) {
+        return Ok(None);
+    }
+    Ok(sleeper)
+}
+
+/// What wakes who sleeps on another port.
+fn calling(sleeper: Caller) -> sharenet::Call {
+    Box::new(move || sleeper.call())
+}
+
+/// What makes the inputs ready.
+#[cfg(target_arch = "x86")]
+fn ringing(inputs: &Inputs, number: u8) -> io::Result<sharenet::Call> {
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    inputs.add_bell(&bell, Source::Device(number))?;
+    Ok(Box::new(move || {
+        // It can only be full, and then it was rung already.
+        let _ = bell.write(1);
+    }))
 }

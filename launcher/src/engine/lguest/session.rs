@@ -13,6 +13,7 @@ use super::devices::{Line, Trouble};
 use super::host::{Exit, Host};
 use super::inputs::{Inputs, Source};
 use super::memory::GuestMemory;
+use super::watch::Watch;
 use crate::end::GuestEnd;
 use crate::stop::{StopCause, StopRequest, StopRequests};
 
@@ -34,6 +35,8 @@ pub struct Session<'a> {
     pub bus: Bus<'a>,
     /// What they wait for; requests to stop among it.
     pub inputs: &'a Inputs,
+    /// Who looks at that, if a device is slept on.
+    pub watch: Option<Watch>,
     /// Those requests.
     pub stop: &'a StopRequests,
     /// One of them.
@@ -53,28 +56,38 @@ impl Session<'_> {
     }
 
     fn live(&mut self) -> Result<GuestEnd, Trouble> {
-        let mut polling = Polling::default();
+        // An answer to what the guest sent comes sooner than anything else: there are two habits to learn.
+        let (mut after_sending, mut otherwise) = (Polling::default(), Polling::default());
+        let mut has_sent = false;
         self.look()?;
         while self.stopped.is_none() {
             if self.host.waits_itself() {
                 self.prepare_to_sleep()?;
             }
             match self.host.run()? {
-                Exit::Sent(sent) => self.with_devices(|bus, line| bus.sent(line, sent))?,
+                Exit::Sent(sent) => {
+                    has_sent = true;
+                    self.with_devices(|bus, line| bus.sent(line, sent))?;
+                }
                 Exit::Died(reason) => return Ok(end_of(reason)),
                 Exit::Break => {
                     self.look()?;
                 }
                 Exit::Idle(until) => {
+                    let polling = match has_sent {
+                        true => &mut after_sending,
+                        false => &mut otherwise,
+                    };
                     if self.look()? {
                         polling.busy();
+                        has_sent = false;
                     } else if self.stopped.is_none()
                         && !polling.once_more()
                         && !self.prepare_to_sleep()?
                     {
-                        let latest = Instant::now() + LONG;
-                        let until = until.map_or(latest, |until| until.min(latest));
-                        self.inputs.wait(Some(until))?;
+                        self.sleep(until)?;
+                        polling.busy();
+                        has_sent = false;
                     }
                 }
             }
@@ -86,7 +99,10 @@ impl Session<'_> {
 
     /// Looks what there is for the guest, and for us; tells whether the guest was interrupted.
     fn look(&mut self) -> Result<bool, Trouble> {
-        let ready = self.inputs.ready()?;
+        let ready = match &self.watch {
+            Some(watch) => watch.ready(self.inputs)?,
+            None => self.inputs.ready()?,
+        };
         if ready.has(Source::Stop) {
             // There is no power button on it, so any request is the last.
             self.stopped = self.stop.take().map(|request| match request {
@@ -105,6 +121,17 @@ impl Session<'_> {
             bus.prepare_to_sleep(line)?;
             Ok(line.raised)
         })
+    }
+
+    /// Sleeps until there is something, or until then; may end early.
+    fn sleep(&mut self, until: Option<Instant>) -> Result<(), Trouble> {
+        let now = Instant::now();
+        let left = until.map_or(LONG, |until| until.saturating_duration_since(now));
+        let left = left.min(LONG);
+        if self.watch.is_none() || !self.bus.sleep(left) {
+            self.inputs.wait(Some(now + left))?;
+        }
+        Ok(())
     }
 
     fn with_devices<T>(

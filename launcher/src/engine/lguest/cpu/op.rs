@@ -21,6 +21,18 @@ impl Run {
     /// All were executed.
     pub const DONE: Self = Self(0);
 
+    /// Which way a direct jump went, if that is how it ended: 0 for taken, 1 for not.
+    #[inline(always)]
+    pub fn way(self) -> Option<usize> {
+        const TAKEN: u32 = Leave::Taken as u32;
+        const NOT_TAKEN: u32 = Leave::NotTaken as u32;
+        match self.0 {
+            TAKEN => Some(0),
+            NOT_TAKEN => Some(1),
+            _ => None,
+        }
+    }
+
     /// Why one left.
     #[inline(always)]
     pub fn left(self) -> Option<Leave> {

@@ -64,17 +64,14 @@ fn slice(core: &mut Core, blocks: &mut Blocks, memory: &GuestMemory, until: u64)
                 return finish(core, blocks, memory, until);
             }
             let run = op::run(core, memory, ops);
-            let way = match run.left() {
-                Some(Leave::Taken) => 0,
-                Some(Leave::NotTaken) => 1,
-                None => {
-                    core.eip = core.eip.wrapping_add(block.bytes);
-                    1
-                }
-                Some(_) => {
-                    settle(core, run)?;
-                    break;
-                }
+            let way = if let Some(way) = run.way() {
+                way
+            } else if run == Run::DONE {
+                core.eip = core.eip.wrapping_add(block.bytes);
+                1
+            } else {
+                settle(core, run)?;
+                break;
             };
             core.retired += u64::from(block.count);
             match blocks.linked(id, way, core.paging.stamp()) {

@@ -13,6 +13,7 @@ pub mod sharenet;
 pub mod tap;
 
 use std::io;
+use std::time::Duration;
 
 use super::dma::{BadBlock, Block};
 use super::host::{Bound, Host, HostError};
@@ -44,6 +45,12 @@ pub trait Device {
     /// What the guest dies of, or we.
     fn prepare_to_sleep(&mut self, line: &mut Line<'_>) -> Result<(), Trouble> {
         self.poll(line, false)
+    }
+
+    /// Sleeps until something comes for this device or somebody calls, at most that long. `false`: this is
+    /// no device to sleep on.
+    fn sleep(&mut self, _timeout: Duration) -> bool {
+        false
     }
 
     /// The guest runs again: it comes by often, and nothing need be told.

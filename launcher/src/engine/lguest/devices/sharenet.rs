@@ -10,17 +10,16 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use lgswitch::bell::Bell;
 use lgswitch::frame::{Frame, Offloads};
 use lgswitch::plug::patience::Patience;
-use lgswitch::port::{Sent, Verdict};
+use lgswitch::port::{Caller, Sent, Verdict};
 use lgswitch::{Gather, Port, PortRx, PortTx, SlotIndex, offload};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Device, FRAME, Given, Line, Trouble};
 use crate::engine::lguest::dma::Block;
-use crate::engine::lguest::inputs::{Inputs, Source};
 
 /// From one slot's key to the next.
 const KEY: u32 = 4;
@@ -34,45 +33,45 @@ pub struct SharenetDevice {
     /// What the guest binds its blocks to.
     key: u32,
     patience: Patience,
-    bell: Arc<Bell>,
-    listener: Option<JoinHandle<()>>,
+    /// None: whoever serves this port sleeps on it.
+    listener: Option<Listener>,
     /// Frames are there that found no block.
     stuck: bool,
 }
 
+/// A thread that hears a port's bell.
+struct Listener {
+    bell: Arc<Bell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a listener calls when there are frames.
+pub type Call = Box<dyn Fn() + Send>;
+
 impl SharenetDevice {
-    /// Puts a port behind the page at `page`, which is mapped from its segment's file.
+    /// Puts a port behind the page at `page`, which is mapped from its segment's file. Frames that come while
+    /// the guest waits are told by a call; without one, they are for who [sleeps](Device::sleep) on this device.
     ///
     /// # Errors
-    /// No thread or descriptor is left.
-    pub fn new(page: u32, number: u8, port: Port, inputs: &Inputs) -> io::Result<Self> {
-        let bell = Arc::new(Bell::of(&port));
-        let rung = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        inputs.add_bell(&rung, Source::Device(number))?;
+    /// No thread is left.
+    pub fn new(page: u32, number: u8, port: Port, call: Option<Call>) -> io::Result<Self> {
+        let listener = call.map(|call| Listener::new(number, &port, call));
+        let listener = listener.transpose()?;
         let (tx, rx) = port.split();
         rx.caller().set_offloads(Offloads::CHECKSUM);
-        let listener = {
-            let bell = Arc::clone(&bell);
-            // Two calls deep.
-            std::thread::Builder::new()
-                .name(format!("bell {number}"))
-                .stack_size(64 << 10)
-                .spawn(move || {
-                    bell.listen(|| {
-                        // It can only be full, and then it was rung already.
-                        let _ = rung.write(1);
-                    });
-                })?
-        };
         Ok(Self {
             key: page + KEY * tx.slot().get() as u32,
             tx,
             rx,
             patience: Patience::default(),
-            bell,
-            listener: Some(listener),
+            listener,
             stuck: false,
         })
+    }
+
+    /// Ends the sleep of who sleeps on this device.
+    pub fn caller(&self) -> Caller {
+        self.rx.caller()
     }
 
     /// Gives the guest what is there, as far as it has blocks.
@@ -134,22 +133,57 @@ impl Device for SharenetDevice {
     }
 
     fn prepare_to_sleep(&mut self, line: &mut Line<'_>) -> Result<(), Trouble> {
-        self.rx.settle_down();
-        self.bell.arm();
+        if let Some(listener) = &self.listener {
+            self.rx.settle_down();
+            listener.bell.arm();
+        }
         self.receive(line)
     }
 
+    fn sleep(&mut self, timeout: Duration) -> bool {
+        if self.listener.is_some() {
+            return false;
+        }
+        if self.stuck {
+            // More frames are of no use to it.
+            self.rx.wait_for_call(timeout);
+        } else {
+            self.rx.wait(timeout);
+        }
+        true
+    }
+
     fn awake(&mut self) {
-        self.bell.disarm();
+        if let Some(listener) = &self.listener {
+            listener.bell.disarm();
+        }
     }
 }
 
-impl Drop for SharenetDevice {
+impl Listener {
+    fn new(number: u8, port: &Port, call: Call) -> io::Result<Self> {
+        let bell = Arc::new(Bell::of(port));
+        let thread = {
+            let bell = Arc::clone(&bell);
+            // Two calls deep.
+            std::thread::Builder::new()
+                .name(format!("bell {number}"))
+                .stack_size(64 << 10)
+                .spawn(move || bell.listen(call))?
+        };
+        Ok(Self {
+            bell,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Listener {
     fn drop(&mut self) {
         self.bell.silence();
-        if let Some(listener) = self.listener.take() {
+        if let Some(thread) = self.thread.take() {
             // A panic there has been told on stderr.
-            let _ = listener.join();
+            let _ = thread.join();
         }
     }
 }
@@ -169,14 +203,13 @@ mod tests {
 
     /// A guest's interface, and a port of today's, on one segment.
     struct Lan {
-        inputs: Inputs,
         device: SharenetDevice,
         tx: PortTx,
         rx: PortRx,
         _folder: tempfile::TempDir,
     }
 
-    fn lan() -> (GuestMemory, Lan) {
+    fn lan(call: Option<Call>) -> (GuestMemory, Lan) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lan0");
         Segment::create(&path, &CreateOptions::default()).unwrap();
@@ -193,11 +226,9 @@ mod tests {
         memory
             .map_file(PAGE, segment.as_file(), 0, 4096, Sharing::Shared)
             .unwrap();
-        let inputs = Inputs::new().unwrap();
-        let device = SharenetDevice::new(PAGE, 0, port.unwrap(), &inputs).unwrap();
+        let device = SharenetDevice::new(PAGE, 0, port.unwrap(), call).unwrap();
         let (tx, rx) = other.unwrap().split();
         let lan = Lan {
-            inputs,
             device,
             tx,
             rx,
@@ -241,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_frame_for_the_guest_fills_the_next_block_and_one_too_many_waits() {
-        let (memory, mut lan) = lan();
+        let (memory, mut lan) = lan(None);
         let mut host = lan.up(&memory);
         for n in [1, 2, 3] {
             assert_eq!(lan.other_sends(n, 60), Sent::Done);
@@ -264,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_is_down_hears_nothing_and_holds_nobody_up() {
-        let (memory, mut lan) = lan();
+        let (memory, mut lan) = lan(None);
         lan.up(&memory);
         let mut host = Stub::new(&memory);
         let inputs = Inputs::new().unwrap();
@@ -283,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_the_guest_sends_to_a_slots_key_is_in_that_slots_ring() {
-        let (memory, mut lan) = lan();
+        let (memory, mut lan) = lan(None);
         let mut host = lan.up(&memory);
         let inputs = Inputs::new().unwrap();
         let bytes = [&OTHER[..], &GUEST, &[0x88, 0xb5], &[7; 46]].concat();
@@ -303,17 +334,40 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_rings_whoever_sleeps() {
-        let (memory, mut lan) = lan();
+    fn a_frame_ends_the_sleep_on_its_port_and_so_does_a_call() {
+        let (memory, mut lan) = lan(None);
         let mut host = lan.up(&memory);
-        let inputs = std::mem::replace(&mut lan.inputs, Inputs::new().unwrap());
+        let inputs = Inputs::new().unwrap();
+        let long = Duration::from_secs(3600);
+        let caller = lan.device.caller();
+        let calls = std::thread::spawn(move || caller.call());
+        assert!(lan.device.sleep(long));
+        calls.join().unwrap();
+        for _ in 0..3 {
+            assert_eq!(lan.other_sends(1, 60), Sent::Done);
+            assert!(lan.device.sleep(long));
+        }
+        // Three frames for two blocks: what waits is no reason to wake, a call is.
+        lan.device.poll(&mut host.line(&inputs), false).unwrap();
+        let short = Duration::from_millis(20);
+        let begun = std::time::Instant::now();
+        assert!(lan.device.sleep(short));
+        assert!(begun.elapsed() >= short);
+        lan.device.caller().call();
+        assert!(lan.device.sleep(long));
+    }
+
+    #[test]
+    fn a_frame_is_called_out_where_nobody_sleeps_on_the_port() {
+        let (calls, called) = std::sync::mpsc::channel();
+        let (memory, mut lan) = lan(Some(Box::new(move || calls.send(()).unwrap())));
+        let mut host = lan.up(&memory);
+        let inputs = Inputs::new().unwrap();
         lan.device
             .prepare_to_sleep(&mut host.line(&inputs))
             .unwrap();
-        inputs.ready().unwrap();
+        assert!(!lan.device.sleep(Duration::ZERO));
         lan.other_sends(1, 60);
-        let soon = std::time::Instant::now() + Duration::from_secs(10);
-        inputs.wait(Some(soon)).unwrap();
-        assert!(inputs.ready().unwrap().has(Source::Device(0)));
+        called.recv().unwrap();
     }
 }
