@@ -1,17 +1,20 @@
 //! `lgswitch plug`: something else than a launcher on a segment, for as long as the command runs.
 
-use std::io;
+#[cfg(target_pointer_width = "64")]
+mod card;
+#[cfg(not(target_pointer_width = "64"))]
+#[path = "plug/no_card.rs"]
+mod card;
+
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lgswitch::frame::Offloads;
-use lgswitch::plug::{tap, vhost_user};
+use lgswitch::plug::tap;
 use lgswitch::{MacAddr, Port, PortOptions, Segment, SegmentName, SlotIndex};
 use netsetup::{
     InterfaceAddress, InterfaceName, NetSetup, Tap, TapName, TapOffloads, TapOptions, TapPlan,
@@ -37,7 +40,7 @@ pub struct PlugCommand {
     slot: Option<SlotIndex>,
     /// Pairs of queues a card offers; how many are used is the guest's to say
     #[arg(long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u8).range(1..=vhost_user::MAX_PAIRS as i64))]
+        value_parser = clap::value_parser!(u8).range(1..=card::MAX_PAIRS))]
     queues: u8,
     /// A tap's address on the host; may be repeated
     #[arg(long, value_name = "IP/PREFIX")]
@@ -83,16 +86,8 @@ impl PlugCommand {
                     &format!("vhost-user:{}", path.display()),
                     self.mac,
                 )?;
-                let socket = Socket::bind(&path)?;
                 let label = format!("{} on {}", path.display(), self.name);
-                let listener = socket.listener.try_clone()?;
-                let options = vhost_user::Options {
-                    again: true,
-                    pairs: self.queues.into(),
-                    ..vhost_user::Options::new(label)
-                };
-                let _service = vhost_user::serve(port, listener, options)?;
-                signals.wait(None)
+                card::serve(port, &path, label, self.queues, &signals)
             }
             What::Tap(name) => {
                 if self.queues > 1 {
@@ -189,40 +184,5 @@ impl Signals {
             Some(true) => Ok(()),
             _ => bail!("The plug has ended; the reason is above"),
         }
-    }
-}
-
-/// A listening socket whose name goes with it.
-struct Socket {
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl Socket {
-    /// Binds; a socket that a killed program left there, and nobody listens on, is replaced.
-    fn bind(path: &Path) -> Result<Self> {
-        let listener = match UnixListener::bind(path) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)
-            }
-            bound => bound,
-        };
-        Ok(Self {
-            path: path.to_owned(),
-            listener: listener.with_context(|| format!("Can't listen on {}", path.display()))?,
-        })
-    }
-}
-
-fn is_stale(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    let refused = io::ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).is_err_and(|e| e.kind() == refused)
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
