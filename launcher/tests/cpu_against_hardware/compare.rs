@@ -4,6 +4,7 @@ use iced_x86::Instruction;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use super::case::{self, Case, END, End, Memory, Open};
+use super::forms;
 use super::hardware::Hardware;
 use super::integer::{self, Opcode};
 use super::random::Random;
@@ -12,6 +13,11 @@ use super::x87;
 
 /// Reports no more than this many differences of an opcode.
 const MOST_REPORTS: usize = 3;
+/// The usual seed, and number of tries an opcode gets.
+pub const SEED: u64 = 2007;
+pub const TRIES: usize = 100;
+/// How many times that one of the x87's gets.
+pub const X87_ROUNDS: usize = 16;
 
 pub fn claims() -> Vec<Trial> {
     let integer = [false, true].into_iter().flat_map(|second_map| {
@@ -26,9 +32,11 @@ pub fn claims() -> Vec<Trial> {
                 for byte in row << 4..=row << 4 | 15 {
                     let is_prefix_or_x87 = !second_map && matches!(byte, 0x0F | 0xD8..=0xDF);
                     if !is_prefix_or_x87 {
-                        compare.opcode(|random, memory| {
-                            integer::case(random, memory, Opcode { second_map, byte })
-                        })?;
+                        let opcode = Opcode { second_map, byte };
+                        for _ in 0..opcode.rounds() {
+                            compare
+                                .opcode(|random, memory| integer::case(random, memory, opcode))?;
+                        }
                     }
                 }
                 Ok(())
@@ -40,14 +48,18 @@ pub fn claims() -> Vec<Trial> {
             format!("x87_opcodes_{byte:02x}_do_what_hardware_does"),
             move |compare| {
                 // One opcode of these is eight instructions and more.
-                for _ in 0..16 {
+                for _ in 0..X87_ROUNDS {
                     compare.opcode(|random, memory| x87::case(random, memory, byte))?;
                 }
                 Ok(())
             },
         )
     });
-    integer.chain(x87).collect()
+    let forms = Trial::test(
+        "every_form_of_every_instruction_is_among_the_cases",
+        forms::are_all_among_the_cases,
+    );
+    integer.chain(x87).chain([forms]).collect()
 }
 
 fn claim(
@@ -96,13 +108,13 @@ impl Compare {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(default)
         };
-        let mut random = Random::new(number("CPU_SEED", 2007));
+        let mut random = Random::new(number("CPU_SEED", SEED));
         Self {
             hardware,
             software: Software::new(),
             memory: Memory::filled(|| random.byte()),
             random,
-            tries: number("CPU_CASES", 100) as usize,
+            tries: number("CPU_CASES", TRIES as u64) as usize,
             cases: 0,
             differ: 0,
             reports: Vec::new(),

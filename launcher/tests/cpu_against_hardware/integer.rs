@@ -73,6 +73,29 @@ fn cannot_be_compared(instruction: &Instruction) -> bool {
     }
 }
 
+impl Opcode {
+    /// How many times the usual number of tries it gets: the middle of the byte behind some makes eight
+    /// instructions of them.
+    pub fn rounds(self) -> usize {
+        let group = match self.second_map {
+            false => matches!(
+                self.byte,
+                0x80..=0x83 | 0x8F | 0xC0 | 0xC1 | 0xC6 | 0xC7 | 0xD0..=0xD3 | 0xE0..=0xE3 | 0xF6 | 0xF7 | 0xFE | 0xFF
+            ),
+            true => matches!(self.byte, 0x00 | 0x01 | 0x18..=0x1F | 0xBA | 0xC7),
+        };
+        if group { 12 } else { 2 }
+    }
+}
+
+/// Whether there are cases of it here.
+pub fn is_comparable(instruction: &Instruction) -> bool {
+    !instruction.is_invalid()
+        && offered(instruction)
+        && !is_x87(instruction)
+        && !cannot_be_compared(instruction)
+}
+
 fn faults(instruction: &Instruction) -> Faults {
     use Mnemonic::*;
     match instruction.mnemonic() {
@@ -151,11 +174,7 @@ pub fn case(
 
     let mut decoder = Decoder::with_ip(32, &bytes, CODE.into(), DecoderOptions::NONE);
     let instruction = decoder.decode();
-    if instruction.is_invalid()
-        || !offered(&instruction)
-        || is_x87(&instruction)
-        || cannot_be_compared(&instruction)
-    {
+    if !is_comparable(&instruction) {
         return None;
     }
     bytes.truncate(instruction.len());

@@ -5,7 +5,8 @@
 //!
 //! 1. [`case`]: what both are given, what they make of it, and how that is compared.
 //! 2. [`integer`] and [`x87`] make cases, from [`random`] bytes behind every opcode.
-//! 3. [`hardware`]: a 32-bit child under ptrace. [`software`]: ours.
+//! 3. [`forms`]: that none is missing.
+//! 4. [`hardware`]: a 32-bit child under ptrace. [`software`]: ours.
 //!
 //! Flags and bits that the manual leaves open are not compared. What ring 3 can't do or see
 //! (page tables, `iret` to another ring, segments with limits) is in the processor's own tests.
@@ -16,6 +17,8 @@
 mod case;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod compare;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod forms;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod hardware;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

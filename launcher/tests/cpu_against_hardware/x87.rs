@@ -20,6 +20,8 @@ pub fn case(random: &mut Random, memory: &Memory, opcode: u8) -> Option<(Case, O
     let mut bytes = vec![0xDD, 0x25]; // frstor [disp32]
     bytes.extend(BEFORE.to_le_bytes());
     let begin = bytes.len();
+    let narrow = random.once_in(6);
+    bytes.extend(narrow.then_some(0x66));
     bytes.push(opcode);
     // A register form, or memory at [eax], or at an absolute address.
     let reg = random.below(8) as u8;
@@ -36,12 +38,7 @@ pub fn case(random: &mut Random, memory: &Memory, opcode: u8) -> Option<(Case, O
     padded.resize(15, 0);
     let instruction =
         Decoder::with_ip(32, &padded, u64::from(CODE) + 6, DecoderOptions::NONE).decode();
-    // `fstpnce` is in no manual, and not every processor has it.
-    if instruction.is_invalid()
-        || !offered(&instruction)
-        || instruction.mnemonic() == Mnemonic::Fstpnce
-        || instruction.len() != bytes.len() - begin
-    {
+    if !is_comparable(&instruction) || instruction.len() != bytes.len() - begin {
         return None;
     }
     bytes.extend([0xDD, 0x35]); // fnsave [disp32]
@@ -51,9 +48,13 @@ pub fn case(random: &mut Random, memory: &Memory, opcode: u8) -> Option<(Case, O
     let mut memory = memory.clone();
     memory.write(
         BEFORE,
-        &image(random, is_transcendental(instruction.mnemonic())),
+        &image(
+            random,
+            is_transcendental(instruction.mnemonic()),
+            u32::to_le_bytes,
+        ),
     );
-    memory.write(at, &operand(random, &instruction));
+    memory.write(at, &operand(random, &instruction, narrow));
     let mut general = [0; 8];
     for register in &mut general {
         *register = random.value();
@@ -75,6 +76,12 @@ pub fn case(random: &mut Random, memory: &Memory, opcode: u8) -> Option<(Case, O
     Some((case, open(&instruction, at), instruction))
 }
 
+/// Whether there are cases of it here.
+pub fn is_comparable(instruction: &Instruction) -> bool {
+    // `fstpnce` is in no manual, and not every processor has it.
+    !instruction.is_invalid() && offered(instruction) && instruction.mnemonic() != Mnemonic::Fstpnce
+}
+
 /// Whether iced-x86 calls this a transcendental function, whose last bits may differ.
 pub fn is_transcendental(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
@@ -86,12 +93,16 @@ pub fn is_transcendental(mnemonic: Mnemonic) -> bool {
 
 /// A state of the coprocessor. A tame one is for functions whose last bits differ: all exceptions
 /// are masked, so that inexact is no trap, and all numbers are small.
-fn image(random: &mut Random, tame: bool) -> Vec<u8> {
+fn image<const N: usize>(
+    random: &mut Random,
+    tame: bool,
+    word_of_environment: impl Fn(u32) -> [u8; N],
+) -> Vec<u8> {
     let control = 0x40
         | random.pick(&[0_u16, 0x200, 0x300, 0x300, 0x300])
         | random.pick(&[0_u16, 0, 0x400, 0x800, 0xC00])
         | if !tame && random.once_in(8) {
-            random.byte() as u16 & 0x3F | SCALED
+            random.byte() as u16 & 0x3F
         } else {
             0x3F
         };
@@ -106,7 +117,7 @@ fn image(random: &mut Random, tame: bool) -> Vec<u8> {
     });
     let mut image = Vec::new();
     for word in [control, status, tags, 0, 0, 0, 0] {
-        image.extend(u32::from(word).to_le_bytes());
+        image.extend(word_of_environment(word.into()));
     }
     for _ in 0..8 {
         image.extend(extended(random, tame));
@@ -150,18 +161,15 @@ fn extended(random: &mut Random, tame: bool) -> [u8; 10] {
     bytes
 }
 
-/// Overflow and underflow, which stay masked: a handler would get the result with its exponent
-/// wrapped around, and C1 and the precision of that; ours is the one of the masked exception.
-const SCALED: u16 = 0x18;
-
 /// What lies in memory, so that it makes sense to the instruction.
-fn operand(random: &mut Random, instruction: &Instruction) -> Vec<u8> {
+fn operand(random: &mut Random, instruction: &Instruction, narrow: bool) -> Vec<u8> {
     use Mnemonic::*;
     match (instruction.mnemonic(), instruction.memory_size().size()) {
         (Fldcw, _) => (0x40 | 0x3F | random.next() as u16 & 0xF00)
             .to_le_bytes()
             .to_vec(),
-        (Frstor | Fldenv, _) => image(random, false),
+        (Frstor | Fldenv, _) if narrow => image(random, false, |word| (word as u16).to_le_bytes()),
+        (Frstor | Fldenv, _) => image(random, false, u32::to_le_bytes),
         (Fbld, _) => {
             let mut digits: Vec<u8> = (0..9)
                 .map(|_| (random.below(10) << 4 | random.below(10)) as u8)
@@ -203,7 +211,11 @@ fn open(instruction: &Instruction, at: u32) -> Open {
     open.bits.push((AFTER + STATUS + 1, conditions));
     hide_environment(&mut open, AFTER);
     if matches!(instruction.mnemonic(), Mnemonic::Fnsave | Mnemonic::Fnstenv) {
-        hide_environment(&mut open, at);
+        if matches!(instruction.memory_size().size(), 14 | 94) {
+            open.bits.extend((at + 6..at + 14).map(|at| (at, 0xFF)));
+        } else {
+            hide_environment(&mut open, at);
+        }
     }
     if instruction.mnemonic() == Mnemonic::Fnstsw && instruction.op0_kind() == OpKind::Register {
         debug_assert_eq!(instruction.op0_register(), Register::AX);

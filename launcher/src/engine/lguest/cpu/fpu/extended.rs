@@ -101,7 +101,13 @@ pub(in super::super) struct Environment {
     pub exceptions: u16,
     /// The result is larger in magnitude than what was computed: C1.
     pub rounded_up: bool,
+    /// Exceptions that are raised.
+    unmasked: u16,
 }
+
+/// What is added to the exponent of what is too small, and taken from that of what is too large, for who handles the
+/// exception (SDM volume 1, 8.5.4 and 8.5.5).
+const WRAP: i32 = 24576;
 
 /// A rounded number in some format.
 #[derive(Debug, Clone, Copy)]
@@ -218,6 +224,7 @@ impl Environment {
             format: Format { precision, ..FULL },
             exceptions: 0,
             rounded_up: false,
+            unmasked: !control,
         }
     }
 
@@ -296,7 +303,8 @@ impl Environment {
         let (kept, carry, inexact, up) = self.cut(sign, shifted, format.precision);
         // Only what is still too small after rounding to unlimited range underflows.
         let tiny = stored < 0 || !self.cut(sign, significand, format.precision).1;
-        if inexact && tiny {
+        // To a handler it is too small, exact or not.
+        if tiny && (inexact || self.unmasked & UE != 0) {
             self.note(UE);
         }
         self.inexact(inexact, up);
@@ -350,8 +358,38 @@ impl Environment {
         significand: u128,
         format: Format,
     ) -> Extended {
+        if let Some(wrapped) = self.wrap(sign, exponent, significand, format) {
+            return wrapped;
+        }
         let rounded = self.round(sign, exponent, significand, format);
         Extended::new(sign, rounded.exponent as u16, rounded.significand)
+    }
+
+    /// The result of an overflow or underflow that is not masked, if it is one.
+    fn wrap(
+        &mut self,
+        sign: bool,
+        exponent: i32,
+        significand: u128,
+        format: Format,
+    ) -> Option<Extended> {
+        let (kept, carry, inexact, up) = self.cut(sign, significand, format.precision);
+        let stored = exponent.saturating_add(format.bias + i32::from(carry));
+        let (exception, wrapped) = if stored >= format.max {
+            (OE, stored - WRAP)
+        } else if stored <= 0 {
+            (UE, stored + WRAP)
+        } else {
+            return None;
+        };
+        // What is out of reach even then (`fscale`) is what it would be if it were masked.
+        if self.unmasked & exception == 0 || !(1..format.max).contains(&wrapped) {
+            return None;
+        }
+        self.note(exception);
+        self.inexact(inexact, up);
+        let significand = if carry { INTEGER } else { kept };
+        Some(Extended::new(sign, wrapped as u16, significand))
     }
 
     /// Looks at two operands. Some: the result of what has a NaN or an unsupported operand.

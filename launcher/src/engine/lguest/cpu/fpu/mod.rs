@@ -5,7 +5,8 @@
 //!
 //! An exception that is not masked is remembered, and raised (#MF) by the next instruction that
 //! waits. One known before the result is (invalid, denormal, division by zero) keeps the result
-//! from being stored. Unmasked overflow and underflow do not rescale their result.
+//! from being stored. Overflow and underflow that are not masked store it with its exponent wrapped
+//! around.
 
 pub(super) mod arithmetic;
 pub(super) mod convert;
