@@ -192,6 +192,7 @@ impl Drop for Listener {
 mod tests {
     use super::super::testing::{Stub, block};
     use super::*;
+    use crate::engine::lguest::inputs::Inputs;
     use crate::engine::lguest::memory::{GuestMemory, Sharing};
     use lgswitch::{CreateOptions, PortOptions, Segment, VnetHeader};
     use std::time::Duration;
