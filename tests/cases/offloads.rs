@@ -389,6 +389,7 @@ impl Packets {
             "ip.checksum.status",
             "tcp.checksum.status",
             "udp.checksum.status",
+            "tcp.checksum",
             "tcp.len",
             "udp.payload",
         ] {
@@ -401,9 +402,11 @@ impl Packets {
         }
         let packet = |line: &str| -> Option<Packet> {
             let fields: Vec<&str> = line.split('\t').collect();
-            let [length, v4, v6, ip, tcp, udp, payload, datagram] = fields[..] else {
+            let [length, v4, v6, ip, tcp, udp, sum, payload, datagram] = fields[..] else {
                 return None;
             };
+            // Linux writes 0xffff for 0 itself (`skb_checksum_help`), which tshark takes for a mistake.
+            let tcp = if sum == "0xffff" { "1" } else { tcp };
             Some(Packet {
                 length: length.parse().ok()?,
                 to: format!("{v4}{v6}"),

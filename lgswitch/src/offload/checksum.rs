@@ -2,6 +2,9 @@
 
 use super::Malformed;
 
+/// Where UDP has its checksum.
+const UDP_CHECKSUM: u16 = 6;
+
 /// The ones' complement sum of `bytes` as big-endian words, added to `sum`; an odd last byte is
 /// padded with zero.
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
@@ -30,8 +33,9 @@ pub fn fold(mut sum: u64) -> u16 {
 pub fn complete(frame: &mut [u8], start: u16, offset: u16) -> Result<(), Malformed> {
     let summed = frame.get_mut(usize::from(start)..).ok_or(Malformed)?;
     let sum = match fold(add(0, summed)) {
-        // UDP's 0 means "no checksum" (RFC 768); 0xffff is the same number to everyone else.
-        0 => 0xffff,
+        // UDP's 0 means "no checksum" (RFC 768). 0xffff is the same number to who adds it up, but to who
+        // computes it anew, as Wireshark does, it is wrong in TCP (RFC 1624).
+        0 if offset == UDP_CHECKSUM => 0xffff,
         sum => sum,
     };
     let at = usize::from(offset);
@@ -58,6 +62,17 @@ mod tests {
             udp.set_checksum(!fold(pseudo));
             complete(&mut frame, 34, 6).unwrap();
             assert_eq!(frame[40..42], expected.to_be_bytes());
+        }
+    }
+
+    #[test]
+    fn a_sum_of_nothing_is_0_but_in_udp() {
+        for (offset, expected) in [(UDP_CHECKSUM, 0xffff_u16), (16, 0)] {
+            let mut frame = [0; 20];
+            frame[..2].copy_from_slice(&[0xff, 0xff]);
+            complete(&mut frame, 0, offset).unwrap();
+            let at = usize::from(offset);
+            assert_eq!(frame[at..at + 2], expected.to_be_bytes());
         }
     }
 
