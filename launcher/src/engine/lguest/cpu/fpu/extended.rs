@@ -373,6 +373,10 @@ impl Environment {
         significand: u128,
         format: Format,
     ) -> Option<Extended> {
+        // Both are masked nearly always: then nothing is rounded twice.
+        if self.unmasked & (OE | UE) == 0 {
+            return None;
+        }
         let (kept, carry, inexact, up) = self.cut(sign, significand, format.precision);
         let stored = exponent.saturating_add(format.bias + i32::from(carry));
         let (exception, wrapped) = if stored >= format.max {
