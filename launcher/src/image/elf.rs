@@ -316,6 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn each_thing_that_is_wrong_with_a_header_has_a_sentence_of_its_own() {
+        // Fields of the header, then of the first segment's.
+        let wrong: [(usize, &[u8], &str); 12] = [
+            (4, &[9], "says nonsense"),
+            (4, &[1], "(32 bits)"),
+            (5, &[2], "for machine type 15872"),
+            (16, &[1, 0], "not a program"),
+            (16, &[4, 0], "not a program"),
+            (18, &[3, 0], "for 386 (64 bits)"),
+            (32, &[0xff; 8], "truncated: its program header table"),
+            (54, &[57, 0], "program headers are 57 bytes each, not 56"),
+            (56, &[0, 0], "with nothing to load"),
+            (64, &[4], "with nothing to load"),
+            (64 + 8, &[0xff; 8], "truncated: a segment"),
+            (64 + 40, &[100, 0], "longer in the file than in memory"),
+        ];
+        let past_the_end = (64 + 24, &[0xff; 8][..], "past the end of all addresses");
+        for (at, bytes, words) in wrong.into_iter().chain([past_the_end]) {
+            let mut damaged = vmlinux();
+            damaged[at..at + bytes.len()].copy_from_slice(bytes);
+            let sentence = read(&damaged).unwrap_err().to_string();
+            assert!(sentence.contains(words), "{sentence} is not {words}");
+        }
+    }
+
+    #[test]
     fn an_lguest_guest_is_recognised_by_its_tag() {
         let mut bytes = vec![0x7f, b'E', b'L', b'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let mut put = |field: &[u8]| bytes.extend_from_slice(field);

@@ -93,6 +93,40 @@ fn an_elf_kernel_is_entered_behind_its_tag() {
 }
 
 #[test]
+fn guests_of_one_kernel_have_its_pages_from_the_file() {
+    use std::os::unix::fs::MetadataExt;
+    let image = elf(&[SEGMENT]);
+    let kernel = image.kernel.file.metadata().unwrap().ino().to_string();
+    // "from-to permissions offset device inode name" (proc_pid_maps(5)).
+    let mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let fields = maps.lines().map(|line| line.split_ascii_whitespace());
+        let mut mine = Vec::new();
+        for mut fields in fields {
+            let (place, permissions) = (fields.next().unwrap(), fields.next().unwrap());
+            if fields.nth(2) == Some(&kernel) {
+                let (from, to) = place.split_once('-').unwrap();
+                let number = |digits| u64::from_str_radix(digits, 16).unwrap();
+                mine.push((permissions.to_owned(), number(to) - number(from)));
+            }
+        }
+        mine
+    };
+    let guests = [memory(), memory()].map(|mut memory| {
+        load(&mut memory, &image, size(), b"").unwrap();
+        memory
+    });
+    assert_eq!(mapped(), [("rw-p".into(), 8192), ("rw-p".into(), 8192)]);
+    // What one of them writes is its own.
+    let [one, other] = guests;
+    one.store(0x10_0000, 0x11_u8).unwrap();
+    assert_eq!(other.load::<u8>(0x10_0000), Ok(0x90));
+    assert_eq!(mapped().len(), 2);
+    drop(one);
+    assert_eq!(mapped().len(), 1);
+}
+
+#[test]
 fn segments_land_where_they_belong_whatever_their_offsets() {
     for (offset, physical, len) in [
         (0u64, 0x10_0000u64, 8192u64),

@@ -176,15 +176,51 @@ fn page_faults_say_what_was_done_and_by_whom() {
 #[test]
 fn page_tables_that_break_the_hosts_rules_end_the_guest() {
     let load = [0xA1, 0x00, 0x90, 0, 0];
-    for entry in [0x9000 | 7 | 8, 0x9000 | 7 | 0x80, (PAGES * PAGE) | 7] {
+    let linear = 0x9000;
+    let broken = |change: &dyn Fn(&mut Cpu, &GuestMemory)| {
         let (mut cpu, memory) = machine(&load, 3);
-        memory.store(entry_of(9), entry).unwrap();
-        let linear = 0x9000;
-        assert_eq!(
-            run(&mut cpu, &memory, 1),
-            Exit::Broken(Broken::TableEntry { entry, linear })
-        );
+        change(&mut cpu, &memory);
+        match run(&mut cpu, &memory, 1) {
+            Exit::Broken(broken) => broken,
+            exit => panic!("it goes on: {exit:?}"),
+        }
+    };
+    // Write-through, a large page, and beyond memory.
+    for entry in [
+        0x9000 | 7 | 8,
+        0x9000 | 7 | 0x80,
+        (PAGES * PAGE) | 7,
+        !0xfff | 7,
+    ] {
+        let end = broken(&|_, memory| memory.store(entry_of(9), entry).unwrap());
+        assert_eq!(end, Broken::TableEntry { entry, linear });
     }
+    // The same of a table, which must not be uncached, global, or other things, either. The code is found first.
+    let (directory, table) = ((PAGES - 2) * PAGE, (PAGES - 1) * PAGE);
+    for entry in [
+        table | 7 | 8,
+        table | 7 | 0x10,
+        table | 7 | 0x80,
+        table | 7 | 0x100,
+        (PAGES * PAGE) | 7,
+        !0xfff | 7,
+    ] {
+        let end = broken(&|_, memory| memory.store(directory, entry).unwrap());
+        let linear = CODE;
+        assert_eq!(end, Broken::DirectoryEntry { entry, linear });
+    }
+    let end = broken(&|cpu, _| cpu.set_cr3(PAGES * PAGE));
+    let directory_beyond = Broken::Directory {
+        directory: PAGES * PAGE,
+    };
+    assert_eq!(end, directory_beyond);
+    // The last 4 MiB are the host's, whatever the guest has there.
+    let end = broken(&|_, memory| {
+        memory.store(directory + 1023 * 4, table | 7).unwrap();
+        memory.store(CODE + 1, 0xFFC0_9000_u32).unwrap();
+    });
+    let linear = 0xFFC0_9000;
+    assert_eq!(end, Broken::SwitcherPages { linear });
 }
 
 #[test]

@@ -29,6 +29,11 @@ impl Interrupts {
         self.pending |= 1u32.checked_shl(irq.into()).unwrap_or(0);
     }
 
+    /// Whether one was raised and not delivered yet.
+    pub fn is_pending(&self) -> bool {
+        self.pending != 0
+    }
+
     /// Sets the clock to go off once, so many nanoseconds from now; never, if that is none.
     pub fn set_clock(&mut self, nanoseconds: u32) {
         let wait = Duration::from_nanos(nanoseconds.into());
@@ -83,7 +88,7 @@ impl InProcess<'_> {
             return Ok(SLICE);
         };
         let ready = self.interrupts.pending & !data.blocked(self.memory)?;
-        Ok(if self.interrupts.pending == 0 {
+        Ok(if !self.interrupts.is_pending() {
             SLICE
         } else if ready != 0 && data.no_irq.contains(&self.cpu.eip()) {
             WINDOW_SLICE

@@ -116,9 +116,9 @@ impl<'m> InProcess<'m> {
         host
     }
 
-    /// One slice of the guest's life: as long as nobody else is needed.
-    fn live(&mut self) -> Result<Exit, Death> {
-        let end = self.cpu.retired() + SLICE;
+    /// One slice of the guest's life: as long as nobody else is needed, and until it has executed so many
+    /// instructions since its first.
+    fn live(&mut self, end: u64) -> Result<Exit, Death> {
         loop {
             self.serve_calls()?;
             if let Some(sent) = self.sent.take() {
@@ -178,7 +178,7 @@ impl<'m> InProcess<'m> {
 impl Host for InProcess<'_> {
     fn run(&mut self) -> Result<Exit, HostError> {
         if self.dead.is_none() {
-            match self.live() {
+            match self.live(self.cpu.retired() + SLICE) {
                 Ok(exit) => return Ok(exit),
                 Err(death) => self.dead = Some(death),
             }

@@ -1,5 +1,8 @@
 //! Guests of a few instructions, good and hostile.
 
+mod replay;
+mod tables;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -138,6 +141,8 @@ fn what_makes_no_sense_is_the_guests_death_with_its_reason() {
         ),
         (Code::init().call(3, SPARE, 33, 0), "too many gdt entries"),
         (Code::init().call(3, u32::MAX, 1, 0), "bad address"),
+        // It would take away the segments it runs in.
+        (Code::init().call(3, SPARE, 32, 0), "bad segment 0x0061"),
         (Code::init().call(4, !4095, 0, 0), "bad address"),
         (Code::init().call(6, 13, 0, 0x8500), "bad IDT type 5"),
         (Code::init().call(7, 0x68, 0, 1), "bad stack segment 0x68"),
