@@ -9,6 +9,7 @@
 
 #define SLOTS (PAGE_SIZE / sizeof(struct mac))
 #define WORDS_IN_TWO 3	/* two slots are three words: most are empty, and passed over by words */
+#define GLANCE 16	/* even */
 #define EVERYTHING 0x01	/* in a slot's first byte; the same bit makes a destination multicast */
 #define BUFFERS 8
 #define FRAME_MIN 14u
@@ -17,6 +18,8 @@ static volatile struct mac *slots;
 static struct mac own;
 static uint32_t own_slot, key;
 static uint16_t features;
+/* No slot from here on was in use when all were looked at. Even. */
+static uint32_t in_use = SLOTS;
 static struct dma received[BUFFERS];
 static uint8_t buffers[BUFFERS][2048] __attribute__((aligned(PAGE_SIZE)));
 
@@ -52,13 +55,13 @@ bool card_present(void) { return slots != NULL; }
 bool card_checksums_needed(void) { return !(features & NET_NO_CHECKSUMS); }
 struct mac card_mac(void) { return own; }
 
+static bool is_mac(struct mac slot, const struct mac *to) { return memcmp(&slot, to, sizeof slot) == 0; }
+
 static bool wanted(struct mac slot, const struct mac *to)
 {
 	if (!slot.byte[0])
 		return false; /* nobody there */
-	if ((to->byte[0] | slot.byte[0]) & EVERYTHING)
-		return true;
-	return memcmp(&slot, to, sizeof slot) == 0;
+	return (to->byte[0] | slot.byte[0]) & EVERYTHING || is_mac(slot, to);
 }
 
 /* Whether the port took it whole. */
@@ -70,29 +73,59 @@ static bool send_to(uint32_t slot, const void *frame, uint32_t length)
 	return letter.used_length == length;
 }
 
-bool card_send(const void *frame, uint32_t length)
-{
-	const struct mac *to = frame;
-	const volatile uint32_t *two = (const volatile uint32_t *)slots;
-	uint32_t addressed = 0, taken = 0;
+/* What became of a frame. */
+struct sending {
+	uint32_t addressed, taken;
+	bool found;		/* a slot has the address it goes to */
+	uint32_t last_used;	/* the last slot that was in use, and one */
+};
 
-	if (!slots)
-		return false;
-	/* SLOTS is even. */
-	for (uint32_t even = 0; even < SLOTS; even += 2, two += WORDS_IN_TWO) {
+/* Sends it to those of the slots `from` to `to`, both even, that want it. */
+static void offer(struct sending *sending, uint32_t from, uint32_t to, const void *frame, uint32_t length)
+{
+	const struct mac *destination = frame;
+	const volatile uint32_t *two = (const volatile uint32_t *)slots + from / 2 * WORDS_IN_TWO;
+
+	for (uint32_t even = from; even < to; even += 2, two += WORDS_IN_TWO) {
 		if (!(two[0] | two[1] | two[2]))
 			continue;
+		sending->last_used = even + 2;
 		for (uint32_t slot = even; slot < even + 2; slot++) {
 			struct mac peer;
 			for (uint32_t i = 0; i < sizeof peer; i++)
 				peer.byte[i] = slots[slot].byte[i];
-			if (slot == own_slot || !wanted(peer, to))
+			if (slot == own_slot || !wanted(peer, destination))
 				continue;
-			addressed++;
-			taken += send_to(slot, frame, length);
+			sending->found |= is_mac(peer, destination);
+			sending->addressed++;
+			sending->taken += send_to(slot, frame, length);
 		}
 	}
-	return taken > 0 || addressed == 0;
+}
+
+/* All slots are looked at for what all are to have, and for whom is not where others were. Else a few of the rest are,
+ * where somebody may be by now who wants everything: it is a page of memory that is in no cache. */
+bool card_send(const void *frame, uint32_t length)
+{
+	static uint32_t glance;
+	struct sending sending = { 0 };
+
+	if (!slots)
+		return false;
+	offer(&sending, 0, in_use, frame, length);
+	if (!sending.found) {
+		offer(&sending, in_use, SLOTS, frame, length);
+		in_use = sending.last_used;
+	} else if (in_use < SLOTS) {
+		if (glance < in_use || glance >= SLOTS)
+			glance = in_use;
+		uint32_t end = glance + GLANCE < SLOTS ? glance + GLANCE : SLOTS;
+		offer(&sending, glance, end, frame, length);
+		if (sending.last_used > in_use)
+			in_use = sending.last_used;
+		glance = end;
+	}
+	return sending.taken > 0 || sending.addressed == 0;
 }
 
 void card_serve(void)

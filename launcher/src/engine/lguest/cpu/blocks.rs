@@ -44,6 +44,7 @@ pub(super) struct Block {
     pub count: u32,
     /// Where the code behind it begins, from its start.
     pub bytes: u32,
+    /// Of the place and the mode it was decoded in; [`NOWHERE`] once it is void.
     key: u64,
     /// Where the next page is, if its only instruction reaches there.
     second: Option<u32>,
@@ -107,11 +108,23 @@ pub(super) struct Blocks {
     jumps: Box<[Jump; JUMPS]>,
 }
 
+/// A key that no place has.
+const NOWHERE: u64 = u64::MAX;
+
 fn key(place: u32, mode: Mode) -> u64 {
     u64::from(place) << 3
         | u64::from(mode.user) << 2
         | u64::from(mode.flat) << 1
         | u64::from(mode.exact)
+}
+
+impl Block {
+    /// The block a direct jump leads to, if that is known. Way 0: taken, 1: not taken.
+    #[inline(always)]
+    pub fn linked(&self, way: usize, stamp: u64) -> Option<Id> {
+        let link = &self.links[way % 2];
+        (link.stamp == stamp).then_some(link.id)
+    }
 }
 
 impl Blocks {
@@ -134,13 +147,6 @@ impl Blocks {
         (block, &self.ops[first..first + block.len as usize])
     }
 
-    /// The block a direct jump leads to, if that is known. Way 0: taken, 1: not taken.
-    #[inline(always)]
-    pub fn linked(&self, from: Id, way: usize, stamp: u64) -> Option<Id> {
-        let link = &self.blocks[from as usize].links[way % 2];
-        (link.stamp == stamp).then_some(link.id)
-    }
-
     /// Remembers where a direct jump leads.
     pub fn link(&mut self, from: Id, way: usize, to: Id, stamp: u64) {
         if let Some(block) = self.blocks.get_mut(from as usize) {
@@ -153,11 +159,19 @@ impl Blocks {
         let eip = core.eip;
         let mode = Mode { exact, ..core.mode };
         let slot = (eip ^ eip >> 10) as usize % JUMPS;
-        let jump = &self.jumps[slot];
-        if jump.eip == eip && jump.stamp == core.paging.stamp() && jump.mode == mode {
+        let jump = self.jumps[slot];
+        let same = jump.eip == eip && jump.mode == mode;
+        if same && jump.stamp == core.paging.stamp() {
             return Ok(jump.id);
         }
-        let id = self.look_up(core, memory, mode)?;
+        let place = core.fetch(memory, eip)?;
+        let id = match self.blocks.get(jump.id as usize) {
+            // Pages have moved, but not this one.
+            Some(block) if same && block.key == key(place, mode) && block.second.is_none() => {
+                jump.id
+            }
+            _ => self.look_up(core, memory, place, mode)?,
+        };
         self.jumps[slot] = Jump {
             eip,
             mode,
@@ -167,8 +181,13 @@ impl Blocks {
         Ok(id)
     }
 
-    fn look_up(&mut self, core: &mut Core, memory: &GuestMemory, mode: Mode) -> Outcome<Id> {
-        let place = core.fetch(memory, core.eip)?;
+    fn look_up(
+        &mut self,
+        core: &mut Core,
+        memory: &GuestMemory,
+        place: u32,
+        mode: Mode,
+    ) -> Outcome<Id> {
         let key = key(place, mode);
         if let Some(id) = self.by_place.get(&key).copied() {
             match self.blocks[id as usize].second {
@@ -274,7 +293,7 @@ impl Blocks {
     pub fn forget_written(&mut self, core: &mut Core, memory: &GuestMemory) {
         for page in memory.take_written() {
             for id in self.by_page.remove(&page).unwrap_or_default() {
-                let key = self.blocks[id as usize].key;
+                let key = std::mem::replace(&mut self.blocks[id as usize].key, NOWHERE);
                 if self.by_place.get(&key) == Some(&id) {
                     self.by_place.remove(&key);
                 }

@@ -29,8 +29,8 @@ const SWITCHER: u32 = 1023;
 
 /// Pages the cache knows for data, for each of supervisor and user. A power of two.
 const DATA: usize = 256;
-/// The same for code.
-const CODE: usize = 64;
+/// The same for code: as many as a kernel of 2007 has, so that it does not drive out its own.
+const CODE: usize = 512;
 /// A tag no page has.
 const NONE: u32 = 1;
 
@@ -129,7 +129,18 @@ impl Paging {
 
     pub fn flush_page(&mut self, linear: u32) {
         let page = linear & !(PAGE - 1);
-        self.flush(|cached| cached == page);
+        let number = (linear >> 12) as usize;
+        for user in 0..2 {
+            let entry = &mut self.data[user * DATA + number % DATA];
+            if entry.read == page {
+                *entry = EMPTY_DATA;
+            }
+            let entry = &mut self.code[user * CODE + number % CODE];
+            if entry.tag == page {
+                *entry = EMPTY_CODE;
+                self.stamp += 1;
+            }
+        }
     }
 
     fn flush(&mut self, goes: impl Fn(u32) -> bool) {

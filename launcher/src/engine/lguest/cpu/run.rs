@@ -58,29 +58,36 @@ fn slice(core: &mut Core, blocks: &mut Blocks, memory: &GuestMemory, until: u64)
         {
             blocks.link(block, way, id, stamp);
         }
-        loop {
+        'linked: loop {
             let (block, ops) = blocks.get(id);
-            if until - core.retired < block.count.into() {
-                return finish(core, blocks, memory, until);
-            }
-            let run = op::run(core, memory, ops);
-            let way = if let Some(way) = run.way() {
-                way
-            } else if run == Run::DONE {
-                core.eip = core.eip.wrapping_add(block.bytes);
-                1
-            } else {
-                settle(core, run)?;
-                break;
-            };
-            core.retired += u64::from(block.count);
-            match blocks.linked(id, way, core.paging.stamp()) {
-                Some(next) => id = next,
-                None => {
-                    from = Some((id, way));
-                    break;
+            let count = u64::from(block.count);
+            // Again and again as long as it leads to itself: then all is at hand.
+            let way = loop {
+                if until - core.retired < count {
+                    return finish(core, blocks, memory, until);
                 }
-            }
+                let run = op::run(core, memory, ops);
+                let way = if let Some(way) = run.way() {
+                    way
+                } else if run == Run::DONE {
+                    core.eip = core.eip.wrapping_add(block.bytes);
+                    1
+                } else {
+                    settle(core, run)?;
+                    break 'linked;
+                };
+                core.retired += count;
+                match block.linked(way, core.paging.stamp()) {
+                    Some(next) if next == id => {}
+                    Some(next) => {
+                        id = next;
+                        continue 'linked;
+                    }
+                    None => break way,
+                }
+            };
+            from = Some((id, way));
+            break;
         }
     }
     Ok(())

@@ -5,6 +5,8 @@ mod protection;
 
 use std::sync::atomic::AtomicBool;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::engine::lguest::memory::{GuestMemory, PAGE};
 
@@ -116,6 +118,34 @@ fn code_that_a_device_wrote_is_run_as_it_is_now() {
     cpu.set_eip(CODE);
     run(&mut cpu, &memory, 1000);
     assert_eq!(cpu.register(Register::Eax), 55);
+}
+
+#[test]
+fn code_whose_page_went_elsewhere_is_run_from_where_it_is_now() {
+    // jmp 0x9000; there: mov eax, n; int 0x1F
+    let there = |n| [0xB8, n, 0, 0, 0, 0xCD, 0x1F];
+    let flushes: [fn(&mut Cpu); 4] = [
+        |cpu| cpu.flush_page(0x9FFF),
+        |cpu| cpu.flush_below(0xA000),
+        Cpu::flush_all,
+        |cpu| cpu.set_cr3(cpu.cr3()),
+    ];
+    for flush in flushes {
+        let (mut cpu, memory) = machine(&[0xE9, 0xFB, 0x7F, 0, 0], 1);
+        for n in [1, 2] {
+            let page = 8 + u32::from(n);
+            memory.write_bytes(page * PAGE, &there(n)).unwrap();
+        }
+        for (page, n) in [(9, 1), (9, 1), (10, 2), (10, 2), (9, 1)] {
+            memory.store(entry_of(9), page * PAGE | 7).unwrap();
+            flush(&mut cpu);
+            for eip in [CODE, CODE, 0x9000] {
+                cpu.set_eip(eip);
+                run(&mut cpu, &memory, 10);
+                assert_eq!(cpu.register(Register::Eax), n);
+            }
+        }
+    }
 }
 
 #[test]
@@ -279,4 +309,76 @@ fn a_repeated_move_that_faults_goes_on_where_it_was() {
     memory.store(entry_of(9), 0x9007_u32).unwrap();
     assert!(matches!(run(&mut cpu, &memory, 9), Exit::Interrupt { .. }));
     assert_eq!(memory.load::<u32>(0x9000 + 12), Ok(7));
+}
+
+/// Instructions on registers of 32 bits, of which a block makes what it can: flags that are not made, pairs, comparisons
+/// joined with jumps. None of them writes esp.
+fn on_registers() -> impl Strategy<Value = Vec<u8>> {
+    let register = || (0..8_u8).prop_filter("esp", |n| *n != 4);
+    let two = move |opcodes: &'static [u8]| {
+        (proptest::sample::select(opcodes), register(), register())
+            .prop_map(|(opcode, to, from)| vec![opcode, 0xC0 | from << 3 | to])
+    };
+    prop_oneof![
+        // add or adc sbb and sub xor cmp; test, mov
+        4 => two(&[0x01, 0x09, 0x11, 0x19, 0x21, 0x29, 0x31, 0x39, 0x85, 0x89]),
+        // The same with a number.
+        2 => (0..8_u8, register(), any::<i8>())
+            .prop_map(|(kind, to, n)| vec![0x83, 0xC0 | kind << 3 | to, n as u8]),
+        // rol ror rcl rcr shl shr sar, also by nothing
+        2 => (proptest::sample::select(&[0, 1, 2, 3, 4, 5, 7][..]), register(), 0..34_u8)
+            .prop_map(|(kind, to, n)| vec![0xC1, 0xC0 | kind << 3 | to, n]),
+        // inc dec; mov of a number
+        2 => (proptest::sample::select(&[0x40_u8, 0x48][..]), register())
+            .prop_map(|(opcode, to)| vec![opcode | to]),
+        1 => (register(), any::<u32>())
+            .prop_map(|(to, n)| [&[0xB8 | to][..], &n.to_le_bytes()].concat()),
+        // lea, with 32 and with 16 bits of address; of 8 and 16 bits; movzx; lahf
+        2 => (register(), register(), register(), 0..4_u8, any::<i8>()).prop_map(
+            |(to, base, index, scale, n)| {
+                vec![0x8D, 0x44 | to << 3, scale << 6 | index << 3 | base, n as u8]
+            }
+        ),
+        1 => (register(), any::<i8>()).prop_map(|(to, n)| vec![0x67, 0x8D, 0x40 | to << 3, n as u8]),
+        1 => two(&[0x00, 0x28, 0x88]),
+        1 => two(&[0x01, 0x29, 0x89]).prop_map(|code| [&[0x66][..], &code].concat()),
+        1 => two(&[0xB6, 0xB7]).prop_map(|code| [&[0x0F][..], &code].concat()),
+        1 => Just(vec![0x9F]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+    #[test]
+    fn what_a_block_makes_of_instructions_is_what_they_make_one_by_one(
+        code in proptest::collection::vec(on_registers(), 1..30),
+        registers in proptest::array::uniform7(any::<u32>()),
+        jump in 0x70..0x80_u8,
+    ) {
+        let count = code.len() as u64 + 1;
+        let mut code = code.concat();
+        // jcc over an inc; int 0x1F
+        code.extend([jump, 1, 0x40, 0xCD, 0x1F]);
+        const ALL: [Register; 7] = [
+            Register::Eax,
+            Register::Ecx,
+            Register::Edx,
+            Register::Ebx,
+            Register::Ebp,
+            Register::Esi,
+            Register::Edi,
+        ];
+        let ends = [u64::MAX, 1].map(|budget| {
+            let (mut cpu, memory) = machine(&code, 1);
+            for (register, value) in ALL.into_iter().zip(registers) {
+                cpu.set_register(register, value);
+            }
+            while run(&mut cpu, &memory, budget) == Exit::Budget {}
+            assert!(cpu.retired() >= count);
+            let state = (cpu.retired(), cpu.eip(), cpu.eflags());
+            (state, ALL.map(|register| cpu.register(register)))
+        });
+        prop_assert_eq!(ends[0], ends[1]);
+    }
 }

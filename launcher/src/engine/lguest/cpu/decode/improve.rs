@@ -1,5 +1,5 @@
-//! What can be done for a block as a whole: flags that are not made, and jumps joined with what they
-//! depend on.
+//! What can be done for a block as a whole: flags that are not made, jumps joined with what they depend on, and
+//! operations on registers done in pairs.
 //!
 //! An improved block is run from its start to its end, or to a fault; a budget that ends within it is
 //! used up in the same block as it was before this (`Mode::exact`).
@@ -8,7 +8,8 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
 use super::{form, table};
 use crate::engine::lguest::cpu::exec::fused::{self, Words};
-use crate::engine::lguest::cpu::exec::quiet;
+use crate::engine::lguest::cpu::exec::pairs::{self, Member};
+use crate::engine::lguest::cpu::exec::{Form, quiet};
 use crate::engine::lguest::cpu::op::Op;
 use crate::engine::lguest::cpu::state::Mode;
 
@@ -21,16 +22,38 @@ pub(in super::super) fn improve(
 ) -> bool {
     // Whether somebody may ask for the flags that the instruction leaves.
     let mut wanted = true;
+    // The operation behind this one, if it can be done with it.
+    let mut behind: Option<Member> = None;
     for (instruction, op) in instructions.iter().zip(&mut ops[first..]).rev() {
-        if !wanted
-            && let Some(handler) =
-                quiet::quiet(instruction.mnemonic(), &form(instruction, op, mode))
-        {
+        let form = form(instruction, op, mode);
+        if !wanted && let Some(handler) = quiet::quiet(instruction.mnemonic(), &form) {
             op.run = handler;
         }
+        let own = member(instruction, op, &form, wanted);
+        behind = match (own, behind) {
+            (Some(own), Some(next)) => {
+                op.run = pairs::pair(own, next);
+                None
+            }
+            (own, _) => own,
+        };
         wanted = wanted_before(instruction, wanted);
     }
     fuse(instructions, ops, mode)
+}
+
+/// What an instruction is as one of a pair.
+fn member(instruction: &Instruction, op: &Op, form: &Form, wanted: bool) -> Option<Member> {
+    let makes_flags = !matches!(instruction.mnemonic(), M::Mov | M::Lea);
+    // There are control registers, too.
+    let is_general = |n| match instruction.op_kind(n) {
+        OpKind::Register => instruction.op_register(n).is_gpr32(),
+        _ => true,
+    };
+    if wanted && makes_flags || !(0..instruction.op_count()).all(is_general) {
+        return None;
+    }
+    pairs::member(instruction.mnemonic(), form, op.narrow_address())
 }
 
 /// Whether somebody may ask for the flags that an instruction finds.

@@ -13,6 +13,7 @@ pub(super) mod far;
 pub(super) mod fused;
 pub(super) mod moves;
 pub(super) mod multiply;
+pub(super) mod pairs;
 pub(super) mod quiet;
 pub(super) mod segments;
 pub(super) mod shift;

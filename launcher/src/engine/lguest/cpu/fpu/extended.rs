@@ -118,6 +118,28 @@ pub(in super::super) struct Rounded {
     pub significand: u64,
 }
 
+/// A significand cut to its top bits.
+struct Cut {
+    /// What is left of it, from bit 63 down.
+    kept: u64,
+    /// Rounding made it the next power of two.
+    carry: bool,
+    /// Something was cut off.
+    inexact: bool,
+    /// It became larger in magnitude.
+    up: bool,
+}
+
+impl Cut {
+    /// What is stored of it, if that is this exponent before it was cut.
+    fn at(&self, exponent: i32) -> Rounded {
+        Rounded {
+            exponent: exponent.saturating_add(self.carry.into()),
+            significand: if self.carry { INTEGER } else { self.kept },
+        }
+    }
+}
+
 impl Extended {
     pub fn new(sign: bool, exponent: u16, low: u64) -> Self {
         Self {
@@ -258,21 +280,20 @@ impl Environment {
         }
     }
 
-    /// Cuts a significand to its top bits. The carry says that it became the next power of two.
-    fn cut(&self, sign: bool, significand: u128, precision: u32) -> (u64, bool, bool, bool) {
+    /// Cuts a significand to its top bits.
+    fn cut(&self, sign: bool, significand: u128, precision: u32) -> Cut {
         let cut = significand << precision;
         let kept = (significand >> (128 - precision)) as u64;
         let half = cut >> 127 != 0;
         let rest = cut << 1 != 0;
         let up = self.rounds_up(sign, kept & 1 != 0, half, rest);
         let rounded = u128::from(kept) + u128::from(up);
-        let carry = rounded >> precision != 0;
-        (
-            (rounded << (64 - precision)) as u64,
-            carry,
-            half || rest,
+        Cut {
+            kept: (rounded << (64 - precision)) as u64,
+            carry: rounded >> precision != 0,
+            inexact: half || rest,
             up,
-        )
+        }
     }
 
     /// Rounds `significand / 2^127 * 2^exponent`, whose top bit is set, to a format.
@@ -285,41 +306,37 @@ impl Environment {
     ) -> Rounded {
         let stored = exponent.saturating_add(format.bias);
         if stored > 0 {
-            let (kept, carry, inexact, up) = self.cut(sign, significand, format.precision);
-            let stored = stored + i32::from(carry);
-            if stored >= format.max {
+            let cut = self.cut(sign, significand, format.precision);
+            let rounded = cut.at(stored);
+            if rounded.exponent >= format.max {
                 return self.overflow(sign, format);
             }
-            self.inexact(inexact, up);
-            let significand = if carry { INTEGER } else { kept };
-            return Rounded {
-                exponent: stored,
-                significand,
-            };
+            self.inexact(&cut);
+            return rounded;
         }
         // Too small: what is lost before the last place counts as "more follows".
         let shift = (1 - stored).min(127) as u32;
         let shifted = significand >> shift | u128::from(significand << (128 - shift) != 0);
-        let (kept, carry, inexact, up) = self.cut(sign, shifted, format.precision);
+        let cut = self.cut(sign, shifted, format.precision);
         // Only what is still too small after rounding to unlimited range underflows.
-        let tiny = stored < 0 || !self.cut(sign, significand, format.precision).1;
+        let tiny = stored < 0 || !self.cut(sign, significand, format.precision).carry;
         // To a handler it is too small, exact or not.
-        if tiny && (inexact || self.unmasked & UE != 0) {
+        if tiny && (cut.inexact || self.unmasked & UE != 0) {
             self.note(UE);
         }
-        self.inexact(inexact, up);
-        let normal = carry || kept & INTEGER != 0;
+        self.inexact(&cut);
+        let normal = cut.carry || cut.kept & INTEGER != 0;
         Rounded {
             exponent: normal.into(),
-            significand: kept,
+            significand: cut.kept,
         }
     }
 
-    fn inexact(&mut self, inexact: bool, up: bool) {
-        if inexact {
+    fn inexact(&mut self, cut: &Cut) {
+        if cut.inexact {
             self.note(PE);
         }
-        self.rounded_up = up;
+        self.rounded_up = cut.up;
     }
 
     fn overflow(&mut self, sign: bool, format: Format) -> Rounded {
@@ -377,12 +394,12 @@ impl Environment {
         if self.unmasked & (OE | UE) == 0 {
             return None;
         }
-        let (kept, carry, inexact, up) = self.cut(sign, significand, format.precision);
-        let stored = exponent.saturating_add(format.bias + i32::from(carry));
-        let (exception, wrapped) = if stored >= format.max {
-            (OE, stored - WRAP)
-        } else if stored <= 0 {
-            (UE, stored + WRAP)
+        let cut = self.cut(sign, significand, format.precision);
+        let rounded = cut.at(exponent.saturating_add(format.bias));
+        let (exception, wrapped) = if rounded.exponent >= format.max {
+            (OE, rounded.exponent - WRAP)
+        } else if rounded.exponent <= 0 {
+            (UE, rounded.exponent + WRAP)
         } else {
             return None;
         };
@@ -391,9 +408,8 @@ impl Environment {
             return None;
         }
         self.note(exception);
-        self.inexact(inexact, up);
-        let significand = if carry { INTEGER } else { kept };
-        Some(Extended::new(sign, wrapped as u16, significand))
+        self.inexact(&cut);
+        Some(Extended::new(sign, wrapped as u16, rounded.significand))
     }
 
     /// Looks at two operands. Some: the result of what has a NaN or an unsupported operand.
