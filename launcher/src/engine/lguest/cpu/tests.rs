@@ -137,7 +137,7 @@ fn code_whose_page_went_elsewhere_is_run_from_where_it_is_now() {
             memory.write_bytes(page * PAGE, &there(n)).unwrap();
         }
         for (page, n) in [(9, 1), (9, 1), (10, 2), (10, 2), (9, 1)] {
-            memory.store(entry_of(9), page * PAGE | 7).unwrap();
+            memory.store(entry_of(9), (page * PAGE) | 7).unwrap();
             flush(&mut cpu);
             for eip in [CODE, CODE, 0x9000] {
                 cpu.set_eip(eip);
