@@ -26,7 +26,7 @@ use std::io;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::KvmError;
-use super::memory::{PAGE, place_file};
+use super::memory::{PAGE, map_file, read_file};
 use crate::image::elf::ElfImage;
 use crate::image::{Format, Image, ImageFile};
 use crate::plan::arguments::KernelArguments;
@@ -150,13 +150,11 @@ pub fn load(
 /// Puts the kernel in its place. Gives the first byte it does not need.
 fn load_kernel(image: &Image, memory: &GuestMemoryMmap) -> Result<u64, KvmError> {
     let kernel = &image.kernel;
-    let place = |address, offset, len| {
-        place_file(memory, address, &kernel.file, offset, len)
-            .map_err(|error| KvmError::load(kernel, error))
-    };
+    let failed = |error| KvmError::load(kernel, error);
     match &image.format {
         Format::BzImage(bzimage) => {
-            place(KERNEL, bzimage.code_offset, bzimage.code_len)?;
+            let (offset, len) = (bzimage.code_offset, bzimage.code_len);
+            read_file(memory, KERNEL, &kernel.file, offset, len).map_err(failed)?;
             Ok(bzimage.memory_end())
         }
         Format::Elf(elf) => {
@@ -165,7 +163,8 @@ fn load_kernel(image: &Image, memory: &GuestMemoryMmap) -> Result<u64, KvmError>
                     let why = "a part of it belongs below 1 MiB, where a PC has its own tables";
                     return Err(KvmError::load(kernel, io::Error::other(why)));
                 }
-                place(segment.physical, segment.offset, segment.file_len)?;
+                let (offset, len) = (segment.offset, segment.file_len);
+                map_file(memory, segment.physical, &kernel.file, offset, len).map_err(failed)?;
             }
             Ok(elf.memory_end())
         }
@@ -191,7 +190,7 @@ fn load_initrd(
         .map(|address| address & !(PAGE - 1))
         .filter(|&address| address >= kernel_end)
         .ok_or_else(|| KvmError::load(initrd, no_room()))?;
-    place_file(memory, address, &initrd.file, 0, initrd.size)
+    read_file(memory, address, &initrd.file, 0, initrd.size)
         .map_err(|error| KvmError::load(initrd, error))?;
     Ok((address, initrd.size))
 }
