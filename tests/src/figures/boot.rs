@@ -7,17 +7,15 @@ use anyhow::Result;
 
 use super::table::{Goal, Table, median};
 use super::vmm::{BOTH, Vmm, Wanted};
-use super::{FIRST_LINE, Rounds, cost};
+use super::{FIRST_LINE, Rounds, cost, tried};
 use crate::lab::Lab;
 use crate::machine;
 
 /// MiB of the guest: the least a Debian kernel unpacks itself in, and some.
 const MEMORY: u32 = 128;
 
-/// Emulated, and with others on the machine, it takes half a minute. QEMU's `microvm` hangs now and
-/// then, before the kernel's first line; that start is taken again.
+/// Emulated, and with others on the machine, it takes half a minute.
 const PATIENCE: Duration = Duration::from_secs(60);
-const STARTS: usize = 3;
 
 #[derive(Default)]
 struct Taken {
@@ -30,7 +28,7 @@ pub(super) fn measure(lab: &Lab, rounds: Rounds, table: &mut Table) -> Result<()
     let mut taken = [Taken::default(), Taken::default()];
     for round in 1..=rounds.0 {
         for (vmm, taken) in BOTH.iter().zip(&mut taken) {
-            once(lab, *vmm, taken)?;
+            tried(|| once(lab, *vmm, taken))?;
             eprintln!(
                 "boot {round}, {vmm:?}: {:.2?} s, {:.2?} s of processor time",
                 taken.seconds.last(),
@@ -75,22 +73,14 @@ fn once(lab: &Lab, vmm: Vmm, taken: &mut Taken) -> Result<()> {
         arguments: "quiet",
         wire: None,
     };
-    for start in 1.. {
-        let begin = Instant::now();
-        let mut running = vmm.start(lab, &wanted)?;
-        let heard = running.guest.console.expect(FIRST_LINE, PATIENCE);
-        if heard.is_err() && start < STARTS {
-            eprintln!("boot: {vmm:?} did not get there; again");
-            continue;
-        }
-        heard?;
-        taken.seconds.push(begin.elapsed().as_secs_f64());
-        taken
-            .processor
-            .push(cost::processor_time(&running.guest)?.as_secs_f64());
-        let memory = cost::memory(&running.guest, u64::from(MEMORY) << 20)?;
-        taken.own.push(memory.own / 1024.0);
-        break;
-    }
+    let begin = Instant::now();
+    let mut running = vmm.start(lab, &wanted)?;
+    running.guest.console.expect(FIRST_LINE, PATIENCE)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let processor = cost::processor_time(&running.guest)?.as_secs_f64();
+    let memory = cost::memory(&running.guest, u64::from(MEMORY) << 20)?;
+    taken.seconds.push(seconds);
+    taken.processor.push(processor);
+    taken.own.push(memory.own / 1024.0);
     Ok(())
 }

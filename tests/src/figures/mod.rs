@@ -41,6 +41,24 @@ pub const ALL: [(&str, Measure); 4] = [
     ("crowd", crowd::measure),
 ];
 
+/// How often a measurement is tried: guests in an emulated host, QEMU's as the launcher's, crash or fall silent
+/// now and then ([`crate::test_host`]).
+const TRIES: usize = 3;
+
+/// What is measured, at the first try that comes to its end.
+///
+/// # Errors
+/// The last try's.
+fn tried<T>(mut once: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 1..TRIES {
+        match once() {
+            Err(error) => eprintln!("Tried again, for: {error:#}"),
+            measured => return measured,
+        }
+    }
+    once()
+}
+
 /// Puts what the small guests start from into the lab: an `/init` that says [`FIRST_LINE`] and then
 /// does nothing (`initrd`), and the linked kernel (`vmlinux`).
 ///

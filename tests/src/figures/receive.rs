@@ -12,9 +12,11 @@ use lgswitch::{PortOptions, Segment, VnetHeader};
 
 use super::table::{Goal, Table, median};
 use super::vmm::{BOTH, Vmm, Wanted, Wire};
-use super::{Rounds, cost};
+use super::{Rounds, cost, tried};
 use crate::lab::Lab;
 use crate::{inspect, machine};
+
+const SEGMENT: &str = "receive";
 
 /// The card's address.
 const CARD: &str = "02:00:00:00:00:01";
@@ -38,15 +40,17 @@ const WINDOW: Duration = Duration::from_secs(5);
 
 pub(super) fn measure(lab: &Lab, rounds: Rounds, table: &mut Table) -> Result<()> {
     cost::show_counts()?;
+    lab.lgswitch(&["create", SEGMENT])?;
     let mut taken = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
     for round in 1..=rounds.0 {
         for (vmm, (exits, rates)) in BOTH.iter().zip(&mut taken) {
-            let (left, rate) = once(lab, *vmm)?;
+            let (left, rate) = tried(|| once(lab, *vmm))?;
             eprintln!("receive {round}, {vmm:?}: {left:.1} exits, {rate:.0} frames a second");
             exits.push(left);
             rates.push(rate);
         }
     }
+    lab.lgswitch(&["rm", SEGMENT])?;
     let [(our_exits, our_rates), (their_exits, their_rates)] = taken;
     table.row(
         "exits for 1,000 frames received at load",
@@ -66,37 +70,32 @@ pub(super) fn measure(lab: &Lab, rounds: Rounds, table: &mut Table) -> Result<()
 /// Exits for a thousand frames, and frames a second.
 fn once(lab: &Lab, vmm: Vmm) -> Result<(f64, f64)> {
     let image = machine::image()?;
-    let segment = format!("receive-{vmm:?}").to_lowercase();
-    lab.lgswitch(&["create", &segment])?;
     let wanted = Wanted {
         name: "guest",
         memory: 256,
         kernel: &image.kernel,
         initrd: &image.initrd,
         arguments: "quiet host=guest eth0=10.0.0.1/24",
-        wire: Some((Wire::Sharenet(&segment), CARD)),
+        wire: Some((Wire::Sharenet(SEGMENT), CARD)),
     };
     let mut running = vmm.start(lab, &wanted)?;
     running.guest.booted()?;
-    let file = lab.segment(&segment);
+    let file = lab.segment(SEGMENT);
     let stop = AtomicBool::new(false);
-    let measured = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let sender = scope.spawn(|| send(&file, &stop));
-        let measured = watch(lab, &segment, &running.guest);
+        let measured = watch(lab, &running.guest);
         stop.store(true, Ordering::Relaxed);
         sender
             .join()
             .unwrap_or_else(|_| Err(anyhow::anyhow!("The sender panicked")))?;
         measured
-    })?;
-    drop(running);
-    lab.lgswitch(&["rm", &segment])?;
-    Ok(measured)
+    })
 }
 
-fn watch(lab: &Lab, segment: &str, guest: &crate::Guest) -> Result<(f64, f64)> {
+fn watch(lab: &Lab, guest: &crate::Guest) -> Result<(f64, f64)> {
     std::thread::sleep(WARM_UP);
-    let look = || anyhow::Ok((cost::exits(guest)?, received(lab, segment)?, Instant::now()));
+    let look = || anyhow::Ok((cost::exits(guest)?, received(lab)?, Instant::now()));
     let before = look()?;
     std::thread::sleep(WINDOW);
     let after = look()?;
@@ -108,8 +107,8 @@ fn watch(lab: &Lab, segment: &str, guest: &crate::Guest) -> Result<(f64, f64)> {
 }
 
 /// Frames the card's port has handed to the guest.
-fn received(lab: &Lab, segment: &str) -> Result<f64> {
-    let report = lab.inspect(segment)?;
+fn received(lab: &Lab) -> Result<f64> {
+    let report = lab.inspect(SEGMENT)?;
     inspect::held(&report)
         .iter()
         .find(|port| port["mac"] == CARD)

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::Rounds;
 use super::table::{Goal, Table, median};
 use super::vmm::{BOTH, Running, Vmm, Wanted, Wire};
+use super::{Rounds, tried};
 use crate::lab::Lab;
 use crate::machine;
 
@@ -18,7 +18,7 @@ pub(super) fn measure(lab: &Lab, rounds: Rounds, table: &mut Table) -> Result<()
     lab.lgswitch(&["create", "ping"])?;
     for round in 1..=rounds.0 {
         for (vmm, taken) in BOTH.iter().zip(&mut taken) {
-            let milliseconds = once(lab, *vmm)?;
+            let milliseconds = tried(|| once(lab, *vmm))?;
             eprintln!("round trip {round}, {vmm:?}: {milliseconds:.3} ms");
             taken.push(milliseconds);
         }
