@@ -31,9 +31,8 @@ use super::description::{Config, Description};
 use super::device::{Device, Driver, Shared, borrow};
 use crate::backend::net::{Link, NetDevice};
 
-/// Entries of a pair of queues for frames, received and sent. A guest that gets more than it can take tells of new
-/// buffers each time it had none left, and leaves its processor for it: the more there are, the less often.
-const PAIR: [u16; 2] = [1024, 512];
+/// Entries of each queue for frames: room for some frames of 64 KiB in buffers of a page.
+const ENTRIES: u16 = 512;
 /// Entries of the control queue, which has one request at a time.
 const CONTROL_ENTRIES: u16 = 16;
 
@@ -70,7 +69,7 @@ pub fn device(
 }
 
 fn describe(mac: lgswitch::MacAddr, mtu: u32, pairs: usize, offered: u64) -> Description {
-    let mut queues = PAIR.repeat(pairs);
+    let mut queues = vec![ENTRIES; 2 * pairs];
     if pairs > 1 {
         queues.push(CONTROL_ENTRIES);
     }
