@@ -47,9 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// the guest's segments then. Once its console told so itself: page fault in page fault, until the stack was full, on top of
 /// a timer's interrupt on top of `__svm_vcpu_run`. Mostly something else is lost: a guest's interrupt, its page tables for
 /// a moment (`-d int` shows a page fault on the next instruction, another on the interrupt table, and the third), or all of the host.
-/// It is not the launcher's: QEMU's own guests die alike on the same host (`-accel kvm -smp 2`, beside a busy process:
-/// 1 of 14). So a claim that fails by this is tested once more, and that is told; what the launcher does
-/// wrong it does twice.
+/// QEMU's own guests die alike on the same host (`-accel kvm -smp 2`, beside a busy process: 1 of 14). Why the launcher's
+/// die more often while a kernel prints much is not known: 3 of 6 without `quiet`, none of 4 pinned to one processor. A claim
+/// that fails by this is tested once more, and that is told; what the launcher does wrong each time it does twice.
 const TRIPLE_FAULT: &str = "its processor met a triple fault";
 
 /// What is said of a guest whose kernel never came to its shell: it waits for an interrupt which never
