@@ -282,6 +282,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_end_where_the_guests_memory_ends() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(PAGE).unwrap();
+        let memory = allocate(mib(1)).unwrap();
+        for place in BOTH {
+            place(&memory, (1 << 20) - PAGE, &file, 0, PAGE).unwrap();
+        }
+    }
+
+    #[test]
     fn a_file_that_has_become_shorter_is_told() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(PAGE).unwrap();
