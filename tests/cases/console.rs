@@ -128,7 +128,11 @@ fn one_interrupt_goes_to_the_guest() -> Result<()> {
     let (mut guest, terminal) = Terminal::start(&lab.guest("guest"), "guest")?;
     guest.booted()?;
     ensure!(terminal.is_raw()?, "The terminal keeps keys from the guest");
-    guest.console.start("echo it $((6*7))s; sleep 1000")?;
+    // What speaks is what is to be interrupted: a key typed while the shell is about to start a
+    // command goes to the shell, which heeds it once the command is over.
+    guest
+        .console
+        .start("sh -c 'echo it $((6*7))s; exec sleep 1000'")?;
     guest.console.expect("it 42s", PATIENCE)?;
     guest.console.send(b"\x03")?;
     // The guest's shell ends the command and drops the rest of that line.
