@@ -22,6 +22,14 @@ fn images_that_are_not_changed_are_taken() {
     }
 }
 
+/// What once brought a fault to light.
+#[test]
+fn what_was_mended_stays_so() {
+    // An image whose reference counts are beyond its end, and one write.
+    let counts_elsewhere = [0x41, 0xc4, 0x2a, 0xc8, 0x5a, 0x31, 0x2a, 0xc8];
+    assert!(!targets::disk_image(&counts_elsewhere));
+}
+
 proptest! {
     #[test]
     fn any_registers_of_a_device_can_be_written(data in bytes(400)) {

@@ -16,6 +16,7 @@ crate::tests!(
     an_overlay_is_written_and_what_is_below_is_not,
     layers_go_as_deep_as_is_said,
     nothing_is_opened_that_was_not_said,
+    what_counts_its_own_header_as_free_is_not_written,
     discarded_and_zeroed_sectors_of_a_layer_read_as_zeroes,
     a_raw_disk_is_raw_whatever_its_guest_writes_there,
 );
@@ -182,6 +183,40 @@ fn nothing_is_opened_that_was_not_said() {
     let _written = images.driver("alone,format=qcow2");
     let second = images.open("second,format=qcow2,backing=alone").unwrap();
     assert!(matches!(second.lock(), Err(BlockError::InUse(_))));
+}
+
+fn what_counts_its_own_header_as_free_is_not_written() {
+    let images = Images::new();
+    for bits in ["1", "8", "16", "64"] {
+        let option = format!("refcount_bits={bits}");
+        let words = [
+            "create", "-q", "-f", "qcow2", "-o", &option, "counted", "1M",
+        ];
+        qemu_img(&words, images.0.path());
+        let path = images.path("counted");
+        let whole = std::fs::read(&path).unwrap();
+        let table = u64::from_be_bytes(whole[48..56].try_into().unwrap()) as usize;
+        let block = u64::from_be_bytes(whole[table..table + 8].try_into().unwrap()) as usize;
+        // No table, no block, and a block in which all is free.
+        for (at, len) in [(56, 4), (table, 8), (block, 512)] {
+            let mut broken = whole.clone();
+            broken[at..at + len].fill(0);
+            std::fs::write(&path, broken).unwrap();
+            let open = |options| images.open(options).unwrap().access();
+            let error = open("counted,format=qcow2").unwrap_err().to_string();
+            assert!(error.contains("header"), "{bits} {at}: {error}");
+            // Reading needs no counts.
+            open("counted,format=qcow2,ro").unwrap();
+        }
+        // What it is told to do about it helps.
+        let _ = Command::new("qemu-img")
+            .args(["check", "-q", "-r", "all", "counted"])
+            .current_dir(images.0.path())
+            .output();
+        let driver = images.driver("counted,format=qcow2");
+        write(&driver, 0, &pattern(512, 6));
+        assert!(read(&driver, 0, 512) == pattern(512, 6));
+    }
 }
 
 fn discarded_and_zeroed_sectors_of_a_layer_read_as_zeroes() {

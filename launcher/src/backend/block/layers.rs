@@ -52,9 +52,12 @@ pub fn open(layers: &mut [Layer], writable: bool) -> Result<Access, BlockError> 
         .filename(&top.path)
         .write(writable)
         .direct(top.direct);
-    let copy = top.file.try_clone().map_err(failed)?;
-    let storage = Storage::from_open_file(copy, options).map_err(failed)?;
-    let closed = DenyImplicitOpenGate::default();
+    let storage = || Storage::from_open_file(top.file.try_clone()?, options.clone());
+    let raw = |writable| {
+        let closed = DenyImplicitOpenGate::default();
+        let image = Raw::builder(storage()?).write(writable).open(closed)?;
+        Ok(FormatAccess::new(image))
+    };
     if top.format == DiskFormat::Raw {
         if let Some(more) = below.first() {
             return Err(BlockError::StandsAlone {
@@ -62,14 +65,18 @@ pub fn open(layers: &mut [Layer], writable: bool) -> Result<Access, BlockError> 
                 said: more.path.clone(),
             });
         }
-        let image = Raw::builder(storage).write(writable).open(closed);
-        return Ok(FormatAccess::new(image.map_err(failed)?));
+        return raw(writable).map_err(failed);
     }
-    let image = Qcow2::<Storage>::builder(storage)
+    let image = Qcow2::<Storage>::builder(storage().map_err(failed)?)
         .write(writable)
         .backing(None)
         .data_file(None);
-    let mut image = image.open(closed).map_err(failed)?;
+    let mut image = image
+        .open(DenyImplicitOpenGate::default())
+        .map_err(failed)?;
+    if writable {
+        raw(false).and_then(|file| counted(&file)).map_err(failed)?;
+    }
     if image.requires_external_data_file() {
         let why = "it keeps its data in another file, which is not supported";
         return Err(failed(io::Error::other(why)));
@@ -104,4 +111,47 @@ pub fn open(layers: &mut [Layer], writable: bool) -> Result<Access, BlockError> 
         }
     }
     Ok(FormatAccess::new(image))
+}
+
+/// Whether a qcow2 file counts its own header among the clusters in use. Where it does not, its first
+/// cluster is free to be given to anything; `imago` 0.2.6 puts the missing block of counts there, takes a
+/// block at 0 for none, and calls itself without end.
+///
+/// # Errors
+/// It does not.
+fn counted(file: &Access) -> io::Result<()> {
+    let long = |at| {
+        let mut bytes = [0; 4];
+        file.read(&mut bytes[..], at)
+            .map(|()| u32::from_be_bytes(bytes))
+    };
+    let offset = |at| {
+        let mut bytes = [0; 8];
+        file.read(&mut bytes[..], at)
+            .map(|()| u64::from_be_bytes(bytes))
+    };
+    // Where the table of blocks of counts is, and how many clusters it has.
+    let (table, clusters) = (offset(48)?, long(56)?);
+    let block = match clusters {
+        0 => 0,
+        // The low bits mean nothing.
+        _ => offset(table)? & !0x1ff,
+    };
+    // The first count is in the first byte or starts with it; version 2 has 16 bits, always.
+    let bits = match long(4)? {
+        2 => 16,
+        _ => 1u64 << long(96)?.min(6),
+    };
+    let mut count = [0; 8];
+    let count = &mut count[..bits.div_ceil(8) as usize];
+    if block != 0 {
+        file.read(&mut *count, block)?;
+    }
+    count[0] &= (0xff >> (8 - bits.min(8))) as u8;
+    match count.iter().all(|byte| *byte == 0) {
+        true => Err(io::Error::other(
+            "its reference counts take its own header for free; 'qemu-img check -r all' mends them",
+        )),
+        false => Ok(()),
+    }
 }

@@ -2,10 +2,6 @@
 //! the top one and a copy of what is around it: the crate `imago` knows, and does one request after
 //! another. Everything goes through a buffer of ours, for it takes Rust's own slices, which nothing else
 //! may write to meanwhile, and a guest may always.
-//!
-//! **Known and not mended**: `imago` 0.2.6 calls itself without end when it is to allocate in a qcow2 file whose reference
-//! counts lead in a circle, and the launcher dies of its stack. The fuzz target `disk_image` meets it in a minute. Whoever
-//! gives a guest a file of a stranger's as its top layer can lose that guest by it, and nothing else.
 
 use std::io;
 
