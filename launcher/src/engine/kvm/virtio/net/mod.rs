@@ -31,8 +31,9 @@ use super::description::{Config, Description};
 use super::device::{Device, Driver, Shared, borrow};
 use crate::backend::net::{Link, NetDevice};
 
-/// Entries of each queue for frames: room for some frames of 64 KiB in buffers of a page.
-const ENTRIES: u16 = 512;
+/// Entries of each pair's queues for frames, received and sent: room for some frames of 64 KiB in buffers of a
+/// page, and the more free buffers a burst finds, the rarer the driver is asked for more.
+const ENTRIES: [u16; 2] = [1024, 512];
 /// Entries of the control queue, which has one request at a time.
 const CONTROL_ENTRIES: u16 = 16;
 
@@ -69,7 +70,7 @@ pub fn device(
 }
 
 fn describe(mac: lgswitch::MacAddr, mtu: u32, pairs: usize, offered: u64) -> Description {
-    let mut queues = vec![ENTRIES; 2 * pairs];
+    let mut queues = ENTRIES.repeat(pairs);
     if pairs > 1 {
         queues.push(CONTROL_ENTRIES);
     }
