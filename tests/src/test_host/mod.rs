@@ -47,8 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// the guest's segments then. Once its console told so itself: page fault in page fault, until the stack was full, on top of
 /// a timer's interrupt on top of `__svm_vcpu_run`. Mostly something else is lost: a guest's interrupt, its page tables for
 /// a moment (`-d int` shows a page fault on the next instruction, another on the interrupt table, and the third), or all of the host.
-/// QEMU's own guests die alike on the same host (`-accel kvm -smp 2`, beside a busy process: 1 of 14). Why the launcher's
-/// die more often while a kernel prints much is not known: 3 of 6 without `quiet`, none of 4 pinned to one processor. A claim
+/// QEMU's own guests die alike on the same host: of five each that print all they have to say to another process, the
+/// launcher lost 1, QEMU (`-accel kvm -serial stdio`) 3 on a q35 and 1 on a microvm. Who prints much leaves the guest often, and
+/// that is where it goes wrong; pinned to one processor none did. A claim
 /// that fails by this is tested once more, and that is told; what the launcher does wrong each time it does twice.
 const TRIPLE_FAULT: &str = "its processor met a triple fault";
 
