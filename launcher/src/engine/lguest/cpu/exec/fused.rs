@@ -5,9 +5,10 @@
 
 use super::arithmetic::{self, Add, And, Binary, Cmp, Dec, Inc, Or, Sub, Test, Unary};
 use super::branch::{Condition, by_condition};
-use super::{Form, Kind, by_address, by_width};
-use crate::engine::lguest::cpu::access::Address;
-use crate::engine::lguest::cpu::op::{Handler, Op, Width};
+use super::{Form, Kind, by_width};
+use crate::engine::lguest::cpu::access::{Address, Flat, Segmented};
+use crate::engine::lguest::cpu::flags::Flags;
+use crate::engine::lguest::cpu::op::{Handler, Op, Run, Width};
 use crate::engine::lguest::cpu::state::{Core, Leave, Step};
 use crate::engine::lguest::memory::GuestMemory;
 
@@ -40,14 +41,15 @@ impl Words {
     }
 }
 
+/// Jumps, or does not.
 #[inline(always)]
-fn jump<C: Condition>(core: &mut Core, op: &Op, target: u32) -> Step {
-    if C::holds(&core.flags) {
+fn jump(core: &mut Core, op: &Op, target: u32, holds: bool) -> Leave {
+    if holds {
         core.eip = core.eip.wrapping_add(target);
-        Err(Leave::Taken)
+        Leave::Taken
     } else {
         core.eip = op.next(core);
-        Err(Leave::NotTaken)
+        Leave::NotTaken
     }
 }
 
@@ -57,7 +59,8 @@ fn register_register<K: Binary, C: Condition, T: Width>(
     op: &Op,
 ) -> Step {
     arithmetic::register_register::<K, T>(core, memory, op)?;
-    jump::<C>(core, op, op.imm)
+    let holds = C::holds(&core.flags);
+    Err(jump(core, op, op.imm, holds))
 }
 
 fn register_immediate<K: Binary, C: Condition, T: Width>(
@@ -66,7 +69,8 @@ fn register_immediate<K: Binary, C: Condition, T: Width>(
     op: &Op,
 ) -> Step {
     arithmetic::register_immediate::<K, T>(core, memory, op)?;
-    jump::<C>(core, op, op.disp)
+    let holds = C::holds(&core.flags);
+    Err(jump(core, op, op.disp, holds))
 }
 
 fn register_alone<K: Unary, C: Condition, T: Width>(
@@ -75,41 +79,81 @@ fn register_alone<K: Unary, C: Condition, T: Width>(
     op: &Op,
 ) -> Step {
     arithmetic::on_register::<K, T>(core, memory, op)?;
-    jump::<C>(core, op, op.imm)
+    let holds = C::holds(&core.flags);
+    Err(jump(core, op, op.imm, holds))
 }
 
-/// Compares memory, which only reads it. The number is not where an operation alone has it.
-fn memory_immediate<K: Binary, C: Condition, T: Width, A: Address>(
+/// Compares memory with a number, which is not where an operation alone has it.
+fn memory_immediate<K: Binary, T: Width, A: Address>(
     core: &mut Core,
     memory: &GuestMemory,
     op: &Op,
 ) -> Step {
     let a = T::load::<A>(core, memory, op)?;
     K::apply::<T>(&mut core.flags, a, op.other as i8 as u32 & T::MASK);
-    jump::<C>(core, op, op.imm)
+    Ok(())
 }
 
-fn memory_register<K: Binary, C: Condition, T: Width, A: Address>(
+/// Compares once more, on the long way, and jumps. One for all conditions: there would be hundreds.
+#[cold]
+#[inline(never)]
+fn over(
     core: &mut Core,
     memory: &GuestMemory,
     op: &Op,
-) -> Step {
-    arithmetic::memory_register::<K, T, A>(core, memory, op)?;
-    jump::<C>(core, op, op.imm)
+    comparison: fn(&mut Core, &GuestMemory, &Op) -> Step,
+    holds: fn(&Flags) -> bool,
+) -> Run {
+    op.leave(match comparison(core, memory, op) {
+        Ok(()) => {
+            let holds = holds(&core.flags);
+            jump(core, op, op.imm, holds)
+        }
+        Err(leave) => leave,
+    })
 }
 
-fn register_memory<K: Binary, C: Condition, T: Width, A: Address>(
-    core: &mut Core,
-    memory: &GuestMemory,
-    op: &Op,
-) -> Step {
-    arithmetic::register_memory::<K, T, A>(core, memory, op)?;
-    jump::<C>(core, op, op.imm)
+/// The handler of a comparison with memory in flat segments, of 8 or 32 bits, and a jump.
+macro_rules! with_memory {
+    ($form:expr, $condition:expr, $T:ident, $A:ident => $comparison:expr) => {
+        match $form.width {
+            1 => {
+                type $T = u8;
+                by_condition!($condition, C => compared!(C, $A => $comparison))
+            }
+            4 => {
+                type $T = u32;
+                by_condition!($condition, C => compared!(C, $A => $comparison))
+            }
+            _ => return None,
+        }
+    };
+}
+
+/// One of them.
+macro_rules! compared {
+    ($C:ident, $A:ident => $comparison:expr) => {{
+        let handler: Handler = |core, memory, op, _| {
+            type $A = Flat;
+            match $comparison(core, memory, op) {
+                Ok(()) => {
+                    let holds = $C::holds(&core.flags);
+                    op.leave(jump(core, op, op.imm, holds))
+                }
+                Err(Leave::Missed) => {
+                    type $A = Segmented;
+                    over(core, memory, op, $comparison, $C::holds)
+                }
+                Err(leave) => op.leave(leave),
+            }
+        };
+        handler
+    }};
 }
 
 /// A comparison (its mnemonic's `Binary`) and a jump.
 pub(in super::super) fn comparison<K: Binary>(form: &Form, condition: u8) -> Option<Handler> {
-    let flat = form.flat;
+    use arithmetic::{memory_register, register_memory};
     Some(match (form.kinds[0], form.kinds[1]) {
         (Kind::Register, Kind::Register) => {
             by_condition!(condition, C => by_width!(form, T => register_register::<K, C, T>))
@@ -117,14 +161,16 @@ pub(in super::super) fn comparison<K: Binary>(form: &Form, condition: u8) -> Opt
         (Kind::Register, Kind::Immediate) => {
             by_condition!(condition, C => by_width!(form, T => register_immediate::<K, C, T>))
         }
+        // Others are rare, and would be four times as much code.
+        _ if !form.flat => return None,
         (Kind::Memory, Kind::Immediate) => {
-            by_condition!(condition, C => by_width!(form, T => by_address!(flat, A => memory_immediate::<K, C, T, A>)))
+            with_memory!(form, condition, T, A => memory_immediate::<K, T, A>)
         }
         (Kind::Memory, Kind::Register) => {
-            by_condition!(condition, C => by_width!(form, T => by_address!(flat, A => memory_register::<K, C, T, A>)))
+            with_memory!(form, condition, T, A => memory_register::<K, T, A>)
         }
         (Kind::Register, Kind::Memory) => {
-            by_condition!(condition, C => by_width!(form, T => by_address!(flat, A => register_memory::<K, C, T, A>)))
+            with_memory!(form, condition, T, A => register_memory::<K, T, A>)
         }
         _ => return None,
     })
