@@ -19,8 +19,11 @@ use crate::engine::lguest::memory::{GuestMemory, PAGE};
 /// Operations kept before all are dropped, which bounds this at about 1.5 MiB: a kernel of 2007 comes to its init with
 /// twice as many, most of them executed once.
 const MOST_OPS: usize = 32 * 1024;
-/// There is room for all from the start, so that none is moved, and copies left behind; the host gives it as it is used.
+/// Blocks kept before all are dropped. There is room for all from the start, so that none is moved, and copies left behind;
+/// the host gives it as it is used.
 const MOST_BLOCKS: usize = MOST_OPS / 4;
+/// Places in the table by which blocks are found, at first.
+const PLACES: usize = 1024;
 /// Instructions in a block.
 const LONGEST_BLOCK: usize = 48;
 /// Bytes in a block: positions in it are kept in a byte.
@@ -31,28 +34,22 @@ const JUMPS: usize = 1024;
 /// A block's number.
 pub(super) type Id = u32;
 
-/// Where a way out of a block leads, if the stamp is still the same.
-#[derive(Debug, Clone, Copy, Default)]
-struct Link {
-    id: Id,
-    stamp: u64,
-}
-
 /// A block.
 #[derive(Debug)]
 pub(super) struct Block {
     first: u32,
-    len: u32,
+    len: u8,
     /// Instructions in it: its operations, or one more if the last stands for two.
-    pub count: u32,
+    pub count: u8,
     /// Where the code behind it begins, from its start.
-    pub bytes: u32,
+    pub bytes: u8,
     /// Of the place and the mode it was decoded in; [`NOWHERE`] once it is void.
     key: u64,
     /// Where the next page is, if its only instruction reaches there.
     second: Option<u32>,
-    /// Taken and not taken.
-    links: [Link; 2],
+    /// Where it leads, taken and not taken, and for which stamps that is so.
+    links: [Id; 2],
+    stamps: [u64; 2],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -106,13 +103,18 @@ pub(super) struct Blocks {
     /// Those of the block that is being decoded.
     instructions: Vec<Instruction>,
     blocks: Vec<Block>,
-    by_place: Map<u64, Id>,
+    /// Each at the first free place from that of its key on; void ones, too, until others take theirs. At least half
+    /// is free, so that one is soon found.
+    by_place: Vec<Id>,
     by_page: Map<u32, Vec<Id>>,
     jumps: Box<[Jump; JUMPS]>,
 }
 
 /// A key that no place has.
 const NOWHERE: u64 = u64::MAX;
+
+/// A number that no block has.
+const NONE: Id = Id::MAX;
 
 fn key(place: u32, mode: Mode) -> u64 {
     u64::from(place) << 3
@@ -125,8 +127,7 @@ impl Block {
     /// The block a direct jump leads to, if that is known. Way 0: taken, 1: not taken.
     #[inline(always)]
     pub fn linked(&self, way: usize, stamp: u64) -> Option<Id> {
-        let link = &self.links[way % 2];
-        (link.stamp == stamp).then_some(link.id)
+        (self.stamps[way % 2] == stamp).then_some(self.links[way % 2])
     }
 }
 
@@ -136,7 +137,7 @@ impl Blocks {
             ops: Vec::with_capacity(MOST_OPS),
             instructions: Vec::new(),
             blocks: Vec::with_capacity(MOST_BLOCKS),
-            by_place: Map::default(),
+            by_place: vec![NONE; PLACES],
             by_page: Map::default(),
             jumps: Box::new([Jump::default(); JUMPS]),
         }
@@ -153,7 +154,8 @@ impl Blocks {
     /// Remembers where a direct jump leads.
     pub fn link(&mut self, from: Id, way: usize, to: Id, stamp: u64) {
         if let Some(block) = self.blocks.get_mut(from as usize) {
-            block.links[way % 2] = Link { id: to, stamp };
+            block.links[way % 2] = to;
+            block.stamps[way % 2] = stamp;
         }
     }
 
@@ -192,17 +194,51 @@ impl Blocks {
         mode: Mode,
     ) -> Outcome<Id> {
         let key = key(place, mode);
-        if let Some(id) = self.by_place.get(&key).copied() {
+        if let (_, Some(id)) = self.search(key) {
             match self.blocks[id as usize].second {
                 None => return Ok(id),
                 // The next page may be another one by now.
                 Some(second) if core.fetch(memory, next_page(core.eip))? == second => {
                     return Ok(id);
                 }
-                Some(_) => {}
+                Some(_) => self.blocks[id as usize].key = NOWHERE,
             }
         }
         self.decode(core, memory, place, mode)
+    }
+
+    /// Where in the table the block with a key is, or will be; and which it is.
+    fn search(&self, key: u64) -> (usize, Option<Id>) {
+        let mut hash = Spread::default();
+        hash.write_u64(key);
+        let places = self.by_place.len();
+        let mut at = hash.finish() as usize % places;
+        // The place of a void block is as good as a free one, so that code decoded ever again takes one place.
+        let mut void = None;
+        loop {
+            let id = self.by_place[at];
+            if id == NONE {
+                return (void.unwrap_or(at), None);
+            }
+            match self.blocks[id as usize].key {
+                NOWHERE => void = void.or(Some(at)),
+                other if other == key => return (at, Some(id)),
+                _ => {}
+            }
+            at = (at + 1) % places;
+        }
+    }
+
+    /// Makes the table twice as large.
+    fn grow(&mut self) {
+        self.by_place = vec![NONE; 2 * self.by_place.len()];
+        for id in 0..self.blocks.len() {
+            let key = self.blocks[id].key;
+            if key != NOWHERE {
+                let (at, _) = self.search(key);
+                self.by_place[at] = id as Id;
+            }
+        }
     }
 
     #[cold]
@@ -213,7 +249,7 @@ impl Blocks {
         place: u32,
         mode: Mode,
     ) -> Outcome<Id> {
-        if self.ops.len() + LONGEST_BLOCK > MOST_OPS {
+        if self.ops.len() + LONGEST_BLOCK > MOST_OPS || self.blocks.len() == MOST_BLOCKS {
             self.clear(core);
         }
         let mut bytes = [0; MOST_BYTES + LONGEST];
@@ -237,16 +273,21 @@ impl Blocks {
             read = self.read(&bytes[..here], mode, 1);
         }
         let id = self.blocks.len() as Id;
+        if 2 * self.blocks.len() == self.by_place.len() {
+            self.grow();
+        }
+        let (at, _) = self.search(key(place, mode));
+        self.by_place[at] = id;
         self.blocks.push(Block {
             first: first as u32,
-            len: (self.ops.len() - first) as u32,
-            count: read.count,
-            bytes: read.end as u32,
+            len: (self.ops.len() - first) as u8,
+            count: read.count as u8,
+            bytes: read.end as u8,
             key: key(place, mode),
             second,
-            links: [Link::default(); 2],
+            links: [0; 2],
+            stamps: [0; 2],
         });
-        self.by_place.insert(key(place, mode), id);
         self.watch(core, memory, place, read.end.min(in_page), id);
         if let Some(second) = second {
             self.watch(
@@ -296,10 +337,7 @@ impl Blocks {
     pub fn forget_written(&mut self, core: &mut Core, memory: &GuestMemory) {
         for page in memory.take_written() {
             for id in self.by_page.remove(&page).unwrap_or_default() {
-                let key = std::mem::replace(&mut self.blocks[id as usize].key, NOWHERE);
-                if self.by_place.get(&key) == Some(&id) {
-                    self.by_place.remove(&key);
-                }
+                self.blocks[id as usize].key = NOWHERE;
             }
         }
         core.paging.new_stamp();
@@ -307,10 +345,7 @@ impl Blocks {
 
     /// Drops all.
     fn clear(&mut self, core: &mut Core) {
-        self.ops.clear();
-        self.blocks.clear();
-        self.by_place.clear();
-        self.by_page.clear();
+        *self = Self::new();
         core.paging.new_stamp();
     }
 }

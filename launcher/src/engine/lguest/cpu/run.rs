@@ -70,7 +70,7 @@ fn slice(core: &mut Core, blocks: &mut Blocks, memory: &GuestMemory, until: u64)
                 let way = if let Some(way) = run.way() {
                     way
                 } else if run == Run::DONE {
-                    core.eip = core.eip.wrapping_add(block.bytes);
+                    core.eip = core.eip.wrapping_add(block.bytes.into());
                     1
                 } else {
                     settle(core, run)?;

@@ -121,6 +121,36 @@ fn code_that_a_device_wrote_is_run_as_it_is_now() {
 }
 
 #[test]
+fn code_that_is_rewritten_ever_again_is_run_as_it_is_now() {
+    // mov eax, n; int 0x1F: more often than there are blocks
+    let (mut cpu, memory) = machine(&[0xB8, 0, 0, 0, 0, 0xCD, 0x1F], 1);
+    for n in 0..20_000_u32 {
+        memory.store(CODE + 1, n).unwrap();
+        cpu.set_eip(CODE);
+        run(&mut cpu, &memory, 10);
+        assert_eq!(cpu.register(Register::Eax), n);
+    }
+}
+
+#[test]
+fn more_code_than_is_kept_is_run_as_any_other() {
+    // 20,000 jumps to the next instruction, each a block; loop to the first; int 0x1F
+    let (start, jumps) = (0x10000, 20_000);
+    let mut code = [0xEB, 0].repeat(jumps);
+    let back = -(2 * jumps as i32 + 7);
+    code.extend([0x49, 0x0F, 0x85]);
+    code.extend(back.to_le_bytes());
+    code.extend([0xCD, 0x1F]);
+    let (mut cpu, memory) = machine(&[], 1);
+    memory.write_bytes(start, &code).unwrap();
+    cpu.set_eip(start);
+    cpu.set_register(Register::Ecx, 3);
+    run(&mut cpu, &memory, 1_000_000);
+    assert_eq!(cpu.eip(), start + code.len() as u32);
+    assert_eq!(cpu.retired(), 3 * (jumps as u64 + 2) + 1);
+}
+
+#[test]
 fn code_whose_page_went_elsewhere_is_run_from_where_it_is_now() {
     // jmp 0x9000; there: mov eax, n; int 0x1F
     let there = |n| [0xB8, n, 0, 0, 0, 0xCD, 0x1F];
