@@ -15,6 +15,7 @@ use super::inputs::{Inputs, Source};
 use super::memory::GuestMemory;
 use super::watch::Watch;
 use crate::end::GuestEnd;
+use crate::footprint;
 use crate::stop::{StopCause, StopRequest, StopRequests};
 
 /// The longest sleep: ports look after themselves now and then.
@@ -60,6 +61,7 @@ impl Session<'_> {
         let (mut after_sending, mut otherwise) = (Polling::default(), Polling::default());
         let mut has_sent = false;
         self.look()?;
+        let mut has_slept = false;
         while self.stopped.is_none() {
             if self.host.waits_itself() {
                 self.prepare_to_sleep()?;
@@ -85,6 +87,10 @@ impl Session<'_> {
                         && !polling.once_more()
                         && !self.prepare_to_sleep()?
                     {
+                        if !has_slept {
+                            footprint::let_go_of_what_has_run();
+                            has_slept = true;
+                        }
                         self.sleep(until)?;
                         polling.busy();
                         has_sent = false;
