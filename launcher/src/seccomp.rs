@@ -14,7 +14,7 @@ use seccompiler::{
 };
 
 /// Calls that are harmless with whatever descriptors and memory there are.
-const FREE: [i64; 55] = [
+const FREE: [i64; 56] = [
     // Moving bytes.
     libc::SYS_read,
     libc::SYS_readv,
@@ -49,6 +49,7 @@ const FREE: [i64; 55] = [
     libc::SYS_ppoll,
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
+    libc::SYS_timerfd_settime,
     libc::SYS_futex,
     libc::SYS_sched_yield,
     libc::SYS_nanosleep,

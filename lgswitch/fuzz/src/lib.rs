@@ -264,7 +264,7 @@ pub fn virtqueue(data: &[u8]) {
     }
     queue.take(count);
     queue.show();
-    queue.enable_kicks();
+    queue.enable_kicks(1);
     queue.disable_kicks();
 }
 

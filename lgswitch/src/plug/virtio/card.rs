@@ -96,9 +96,11 @@ pub(super) struct Served {
 
 impl Served {
     pub(super) fn new(port: Port, pairs: usize) -> io::Result<Self> {
+        let bell = Bell::of(&port);
+        let traffic = Traffic::new(port, pairs)?;
         let served = Self {
-            bell: Bell::of(&port),
-            traffic: Mutex::new(Traffic::new(port, pairs)),
+            bell,
+            traffic: Mutex::new(traffic),
             lead: Lead::default(),
             wanted: AtomicBool::new(false),
             trouble: Mutex::new(None),
@@ -106,8 +108,9 @@ impl Served {
             nudge: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             stopping: AtomicBool::new(false),
         };
-        // On the edge, so that it need not be read.
+        // On the edge, so that neither need be read.
         served.listen_to(&served.nudge, NUDGE, EpollFlags::EPOLLET)?;
+        served.listen_to(lock(&served.traffic).alarm(), NUDGE, EpollFlags::EPOLLET)?;
         Ok(served)
     }
 

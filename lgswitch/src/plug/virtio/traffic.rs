@@ -4,10 +4,18 @@
 //! mostly has an answer the other way. In a *turn* each queue gets one burst. When there is nothing to
 //! do it looks on for a moment ([`Polling`]); then it asks the guest to kick and peers to ring, takes one
 //! more turn for what came in between, and is done until one of them does.
+//!
+//! A guest that is short of buffers makes them a few at a time, and a kick for each few takes it longer than
+//! to make them. So it is asked to kick when it has made a good part of its queue; and as nobody
+//! says that it ever will, we look by ourselves after a moment, and then take the first that comes.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::sys::epoll::Epoll;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::features;
 use super::guest::Guest;
@@ -20,6 +28,11 @@ use crate::port::{Caller, Port, PortRx, PortTx};
 
 /// Turns between two looks at other things while there is no end of frames.
 const TURNS: u32 = 256;
+/// The part of its queue that a guest is to make available before it kicks, while frames wait for buffers:
+/// a fourth. That is enough to go on with, while there is still much that it has not looked at.
+const PART: u32 = 4;
+/// How long it has for that. Shorter than [`patience`] is with the ring that the frames wait in.
+const MOMENT: Duration = Duration::from_millis(2);
 
 /// Why a guest can't be served any longer.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +58,10 @@ pub struct Traffic {
     /// The patience of each transmit queue: their frames wait apart.
     patience: Vec<Patience>,
     polling: Polling,
+    /// Goes off when a guest has had its moment to make buffers.
+    moment: TimerFd,
+    /// It has had it, and nothing has passed since.
+    is_over: bool,
     /// The bell was told to ring.
     armed: bool,
     /// The guest broke the rules.
@@ -66,18 +83,30 @@ enum Turn {
 
 impl Traffic {
     /// That of a card on `port`, with `pairs` pairs of queues, which has no guest yet.
-    pub fn new(port: Port, pairs: usize) -> Self {
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(port: Port, pairs: usize) -> io::Result<Self> {
         let (tx, rx) = port.split();
-        Self {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        Ok(Self {
             guest: Guest::new(pairs),
             caller: rx.caller(),
             tx,
             rx,
             patience: (0..pairs).map(|_| Patience::default()).collect(),
             polling: Polling::default(),
+            moment: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
+            is_over: false,
             armed: false,
             broken: false,
-        }
+        })
+    }
+
+    /// Readable when it is time to [`work`](Self::work), though nobody kicked or rang: to be waited for on
+    /// the edge.
+    pub fn alarm(&self) -> BorrowedFd<'_> {
+        self.moment.as_fd()
     }
 
     /// The guest is gone: nothing of it is touched any more. It was heard of by `kicks`.
@@ -112,7 +141,7 @@ impl Traffic {
         self.disarm(bell);
         for _ in 0..TURNS {
             match self.turn()? {
-                Turn::Busy => self.polling.busy(),
+                Turn::Busy => self.busy(),
                 // A moment for them. It is not ours alone: a peer may wait for us just so.
                 Turn::NoRoom => std::thread::sleep(patience::STEP),
                 Turn::Idle | Turn::NoBuffers if self.polling.once_more() => {}
@@ -127,6 +156,11 @@ impl Traffic {
             }
         }
         Ok(false)
+    }
+
+    fn busy(&mut self) {
+        self.polling.busy();
+        self.is_over = false;
     }
 
     /// One burst of each queue.
@@ -159,14 +193,27 @@ impl Traffic {
     /// Asks for what ends a sleep, then takes one more turn for what came before they were asked.
     /// Tells whether there was nothing.
     fn prepare_to_sleep(&mut self, idle: Turn, bell: &Bell) -> Result<bool, Trouble> {
+        let gets_a_moment = idle == Turn::NoBuffers && !self.is_over;
         let Guest { memory, queues, .. } = &mut self.guest;
         for (index, queue) in queues.iter_mut().enumerate() {
+            let is_ours_to_fill = index % 2 == 0;
             // Room is asked for if frames wait; else the guest makes some without a word.
-            if (index % 2 == 1 || idle == Turn::NoBuffers)
+            if (!is_ours_to_fill || idle == Turn::NoBuffers)
                 && let Some(mut queue) = queue.open(memory)
             {
-                queue.enable_kicks();
+                let part = if is_ours_to_fill && gets_a_moment {
+                    queue.size() / PART
+                } else {
+                    1
+                };
+                queue.enable_kicks(part.max(1));
             }
+        }
+        if gets_a_moment {
+            self.is_over = true;
+            let moment = Expiration::OneShot(TimeSpec::from_duration(MOMENT));
+            let set = self.moment.set(moment, TimerSetTimeFlags::empty());
+            set.map_err(|error| Trouble::Wait(error.into()))?;
         }
         // More frames are no help while those that are there can't be taken.
         if idle == Turn::Idle {
@@ -177,7 +224,7 @@ impl Traffic {
         let nothing = self.turn()? == idle;
         if !nothing {
             self.disarm(bell);
-            self.polling.busy();
+            self.busy();
         }
         Ok(nothing)
     }

@@ -262,12 +262,14 @@ impl<'m, 'q> Virtqueue<'m, 'q> {
         }
     }
 
-    /// Asks the guest to kick when it makes more buffers available. Those of before it is asked must
-    /// be looked for once more afterwards.
-    pub fn enable_kicks(&mut self) {
+    /// Asks the guest to kick when it has made `count` more buffers available, at least 1; without event
+    /// indices it can only be asked for the first. Those of before it is asked must be looked for once more
+    /// afterwards.
+    pub fn enable_kicks(&mut self, count: u32) {
         if self.ring.event_index {
             // When it goes past what is there now, be it looked at or not.
-            let index = self.available.word(2).load(Ordering::Relaxed);
+            let index = u16::from_le(self.available.word(2).load(Ordering::Relaxed));
+            let index = index.wrapping_add(count as u16).wrapping_sub(1).to_le();
             let event = self
                 .used
                 .word(RING_HEADER + self.ring.size as usize * USED_ELEMENT);
@@ -411,6 +413,20 @@ mod tests {
         assert!(vq.show());
         assert_eq!(used_index(), 2);
         assert_eq!((ring.next_available, ring.next_used), (2, 2));
+    }
+
+    #[test]
+    fn with_event_indices_the_guest_kicks_when_it_was_asked_to() {
+        let (memory, mut ring) = (memory(), ring());
+        ring.event_index = true;
+        let mut vq = Virtqueue::open(&memory, &mut ring).unwrap();
+        let event = || u16::from_le_bytes(memory.run(USED + 4 + 64, 2).unwrap().read(0));
+        // 2.7.10: it kicks when its index goes past the event.
+        for (index, count, wanted) in [(0, 1, 0u16), (5, 1, 5), (5, 4, 8), (0xffff, 3, 1)] {
+            put(&memory, AVAIL + 2, &u16::to_le_bytes(index));
+            vq.enable_kicks(count);
+            assert_eq!(event(), wanted, "{index} {count}");
+        }
     }
 
     #[test]

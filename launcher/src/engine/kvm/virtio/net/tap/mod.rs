@@ -341,7 +341,7 @@ impl Card {
             if (index % 2 == 1 || burst == Burst::Stuck)
                 && let Some(mut queue) = queue.open(memory)
             {
-                queue.enable_kicks();
+                queue.enable_kicks(1);
             }
         }
     }
