@@ -154,12 +154,13 @@ fn a_tiny_guest_and_a_stock_kernel() -> Result<()> {
         .option("--sharenet=lan0")
         .kernel_argument("eth0=10.0.0.2/24")
         .boot()?;
-    pings_a_tiny_guest(&lab, &mut linux)
+    pings_a_tiny_guest(&lab, &mut linux, "10.0.0.2")
 }
 
-/// `linux`, at 10.0.0.2 on lan0, and a tiny guest, at 10.0.0.1, ping each other.
-pub fn pings_a_tiny_guest(lab: &Lab, linux: &mut Guest) -> Result<()> {
-    let jobs = ["count=3", "interval=100", "size=1000", "ping=10.0.0.2"];
+/// `linux`, at this address on lan0, and a tiny guest, at 10.0.0.1, ping each other.
+pub fn pings_a_tiny_guest(lab: &Lab, linux: &mut Guest, address: &str) -> Result<()> {
+    let ping = format!("ping={address}");
+    let jobs = ["count=3", "interval=100", "size=1000", &ping];
     let mut tiny = on_the_segment(lab, 1, &jobs)?;
     let answers = tiny.prints("ping: ")?;
     ensure!(answers.starts_with("3 of 3 answered"), "{answers}");

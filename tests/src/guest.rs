@@ -83,6 +83,13 @@ impl<'a> GuestBuilder<'a> {
         self
     }
 
+    /// The launcher is to be run by these words, as by `env` and what that sets.
+    #[must_use]
+    pub fn by(mut self, words: &[&str]) -> Self {
+        self.enter.extend(words.iter().map(ToString::to_string));
+        self
+    }
+
     /// The launcher's command line, whole.
     ///
     /// # Errors
