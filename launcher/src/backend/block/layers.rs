@@ -120,16 +120,8 @@ pub fn open(layers: &mut [Layer], writable: bool) -> Result<Access, BlockError> 
 /// # Errors
 /// It does not.
 fn counted(file: &Access) -> io::Result<()> {
-    let long = |at| {
-        let mut bytes = [0; 4];
-        file.read(&mut bytes[..], at)
-            .map(|()| u32::from_be_bytes(bytes))
-    };
-    let offset = |at| {
-        let mut bytes = [0; 8];
-        file.read(&mut bytes[..], at)
-            .map(|()| u64::from_be_bytes(bytes))
-    };
+    let long = |at| read(file, at).map(u32::from_be_bytes);
+    let offset = |at| read(file, at).map(u64::from_be_bytes);
     // Where the table of blocks of counts is, and how many clusters it has.
     let (table, clusters) = (offset(48)?, long(56)?);
     let block = match clusters {
@@ -154,4 +146,9 @@ fn counted(file: &Access) -> io::Result<()> {
         )),
         false => Ok(()),
     }
+}
+
+fn read<const N: usize>(file: &Access, at: u64) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    file.read(&mut bytes[..], at).map(|()| bytes)
 }
