@@ -62,13 +62,8 @@ impl TestHost {
         for program in programs {
             script.arg("--with").arg(program);
         }
-        // For guests of the engine `qemu`: Debian has its firmware in two places.
+        // For guests of the engine `qemu`.
         script.args(["--with", "qemu-system-x86_64"]);
-        for folder in ["/usr/share/qemu", "/usr/share/seabios"] {
-            if Path::new(folder).is_dir() {
-                script.arg("--file").arg(format!("{folder}={folder}"));
-            }
-        }
         let mut qemu = script
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
